@@ -1,0 +1,27 @@
+# The same commands locally and in CI. `make test` installs what it needs with apt (scripts/setup).
+.PHONY: run test lint bench fuzz setup
+
+FUZZTIME ?= 20s
+BENCH ?= .
+
+run:
+	go run ./cmd/gateway
+
+setup:
+	@scripts/setup
+
+test:
+	@scripts/test
+
+lint:
+	go vet ./...
+	go tool -modfile=tools/go.mod staticcheck ./...
+	@unformatted=$$(go tool -modfile=tools/go.mod gofumpt -l .); \
+	  [ -z "$$unformatted" ] || { printf 'gofumpt would change:\n%s\n' "$$unformatted"; exit 1; }
+
+bench:
+	go test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+# go test fuzzes one target of one package at a time: every Fuzz function there is, FUZZTIME each.
+fuzz:
+	@scripts/fuzz $(FUZZTIME)
