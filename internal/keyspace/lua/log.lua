@@ -1,0 +1,41 @@
+-- The head of an address's log. Needs clock.
+-- Field 'h' of the log hash: epoch top line gen count since extended cursor
+--   epoch     random, rolled when Redis' history line changed
+--   top       the last offset given; offsets never go back, not even over a roll
+--   line      the history line the epoch belongs to
+--   gen       0..2, the dedupe generation being filled; gen+2 mod 3 is the one before,
+--             gen+1 mod 3 is empty or being swept
+--   count     records in the generation; since: when it began, ms
+--   extended  when the keys' expiry was last pushed out, ms
+--   cursor    HSCAN cursor of the sweep, '-' when there is nothing to sweep
+-- Field 'p': the last 8 (epoch, top) pairs that were rolled over, newest first:
+--   "epoch:top epoch:top ..."
+-- parseLog(h, line, fresh) -> table; .dirty when it must be written, .rolled = the
+-- pair to push when the line changed.
+local function parseLog(h, line, fresh)
+  if not h then
+    return { epoch = fresh, top = 0, line = line, gen = 0, count = 0, since = now, ext = 0, cursor = '-', dirty = true, new = true }
+  end
+  local e, top, l, gen, count, since, ext, cursor =
+    string.match(h, '^(%S+) (%d+) (%S+) (%d) (%d+) (%d+) (%d+) (%S+)$')
+  local L = { epoch = e, top = tonumber(top), line = l, gen = tonumber(gen), count = tonumber(count),
+    since = tonumber(since), ext = tonumber(ext), cursor = cursor }
+  if l ~= line then
+    L.rolled = e .. ':' .. top
+    L.epoch, L.line, L.dirty = fresh, line, true
+  end
+  return L
+end
+local function formatLog(L)
+  return L.epoch .. ' ' .. int(L.top) .. ' ' .. L.line .. ' ' .. L.gen .. ' ' .. int(L.count) .. ' ' ..
+    int(L.since) .. ' ' .. int(L.ext) .. ' ' .. L.cursor
+end
+-- pushPair(logKey, pair) -> the new value of 'p'
+local function pushPair(logKey, pair)
+  local kept, n = pair, 1
+  for p in string.gmatch(redis.call('HGET', logKey, 'p') or '', '%S+') do
+    if n == 8 then break end
+    kept, n = kept .. ' ' .. p, n + 1
+  end
+  return kept
+end

@@ -1,0 +1,79 @@
+package presence
+
+import (
+	"errors"
+	"time"
+
+	"chatgate/internal/keyspace"
+	"chatgate/internal/protocol"
+)
+
+// Config is what a Registry needs to know. Every duration must be positive
+// unless said otherwise.
+type Config struct {
+	// Gateway is this gateway: configured name and random boot id.
+	Gateway protocol.GatewayID
+	// Layout is how the keyspace is grouped.
+	Layout keyspace.Layout
+
+	// TTL is how long an entry lives without a refresh.
+	TTL time.Duration
+	// Heartbeat is how often clients are asked for a sign of life. Entries
+	// unrefreshed for 1.5 heartbeats are the first to go at the limit.
+	Heartbeat time.Duration
+	// ConnectionsPerUser is the limit over the whole cluster; 0 is no limit.
+	ConnectionsPerUser int
+
+	// Pulse is how often the lease of each group is renewed.
+	Pulse time.Duration
+	// Lease is how long a gateway counts as alive after a pulse.
+	Lease time.Duration
+	// Quiet is for how long nobody is judged dead after Redis was away.
+	Quiet time.Duration
+	// ReapAfter is how long after the end of its lease a gateway is reaped.
+	ReapAfter time.Duration
+	// Grace is how long a user without connections is still online; 0 is not at all.
+	Grace time.Duration
+
+	// RefreshWindow is for how long refreshes are collected into one call.
+	RefreshWindow time.Duration
+	// Timeout bounds each call to Redis.
+	Timeout time.Duration
+	// LogTTL is how long an unused log head (position, epochs) is kept.
+	LogTTL time.Duration
+	// EventsKept bounds the stream of presence events of each group; 0 writes none.
+	EventsKept int
+
+	// OnVerdict is told of a connection that must be closed: marked by a kick, a
+	// replacement or the limit, or reaped while this gateway was away. It must
+	// not block.
+	OnVerdict func(Verdict)
+	// Each calls yield with every entry of this gateway, until it returns false:
+	// the caller keeps them, the Registry has no second index of connections.
+	Each func(yield func(*Entry) bool)
+	// Snapshot returns this gateway's /stats as JSON, kept with its lease.
+	Snapshot func() []byte
+}
+
+// DefaultConfig returns the figures of docs/redis-model.md, without identity.
+func DefaultConfig() Config {
+	return Config{
+		TTL: 90 * time.Second, Heartbeat: 30 * time.Second, ConnectionsPerUser: 5,
+		Pulse: time.Second, Lease: 3 * time.Second, Quiet: 5 * time.Second,
+		ReapAfter: 5 * time.Second, Grace: 5 * time.Second,
+		RefreshWindow: 250 * time.Millisecond, Timeout: time.Second,
+		LogTTL: 37 * 24 * time.Hour,
+	}
+}
+
+// gap is the age of the last pulse of anyone from which on Redis counts as
+// having been away.
+func (c *Config) gap() time.Duration { return c.Pulse + c.Pulse/2 }
+
+// ErrUnavailable says that Redis did not answer in time: nothing is known about
+// whether the call took effect, and every call of this package may be repeated.
+var ErrUnavailable = errors.New("presence: redis unavailable")
+
+// ErrReplaced says that a newer connection of the same device registered while
+// this one was away.
+var ErrReplaced = errors.New("presence: replaced by a newer connection")

@@ -1,0 +1,201 @@
+package presence
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"chatgate/internal/keyspace"
+	"chatgate/internal/protocol"
+)
+
+// Location is one connection of a user.
+type Location struct {
+	Gateway protocol.GatewayID
+	Conn    protocol.ConnID
+	Fence   uint64
+	Device  protocol.DeviceID
+	Meta    string
+	Since   int64 // ms since 1970
+	Expiry  int64 // ms of Redis TIME
+}
+
+// Whereabouts is what the registry knows of a user.
+type Whereabouts struct {
+	User protocol.UserID
+	// Locations are the connections that count: not told to go, refreshed within
+	// the TTL, on a gateway whose lease runs.
+	Locations []Location
+	// Version of the user's online state, "epoch.n"; empty when never seen.
+	Version string
+	// LastSeen is when the user went offline, ms since 1970; 0 when online or
+	// never seen.
+	LastSeen int64
+}
+
+// Get returns where a user is connected: the presence of one user.
+func (r *Registry) Get(ctx context.Context, u protocol.UserID) ([]Location, error) {
+	w, err := r.Locate(ctx, u)
+	if err != nil {
+		return nil, err
+	}
+	return w[0].Locations, nil
+}
+
+// Locate returns the whereabouts of users, in the order asked. One round trip
+// (on Cluster, one for each master). The error is ErrUnavailable: then nothing
+// is known of anybody.
+func (r *Registry) Locate(ctx context.Context, users ...protocol.UserID) ([]Whereabouts, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
+	defer cancel()
+	conns := make([]*redis.MapStringStringCmd, len(users))
+	states := make([]*redis.StringCmd, len(users))
+	_, err := r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, u := range users {
+			conns[i] = p.HGetAll(ctx, keyspace.Conns(u))
+			states[i] = p.Get(ctx, keyspace.State(u))
+		}
+		return nil
+	})
+	if err != nil && !isNil(err) {
+		r.calls.failed.Add(1)
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	out := make([]Whereabouts, len(users))
+	for i, u := range users {
+		if err := conns[i].Err(); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		if err := states[i].Err(); err != nil && !isNil(err) {
+			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		out[i] = r.whereabouts(u, conns[i].Val(), states[i].Val())
+	}
+	return out, nil
+}
+
+func (r *Registry) whereabouts(u protocol.UserID, conns map[string]string, state string) Whereabouts {
+	w := Whereabouts{User: u}
+	v := r.groupOf(u).view.Load()
+	for id, s := range conns {
+		l, marked, ok := parseEntry(s)
+		if !ok || marked {
+			continue
+		}
+		l.Conn = protocol.ConnID(id)
+		if r.counts(v, l) {
+			w.Locations = append(w.Locations, l)
+		}
+	}
+	if f := strings.Split(state, " "); len(f) == 4 {
+		w.Version = f[0] + "." + f[1]
+		if len(w.Locations) == 0 {
+			w.LastSeen, _ = strconv.ParseInt(f[3], 10, 64)
+		}
+	}
+	return w
+}
+
+// counts reports whether a location stands for a living connection. In quiet
+// time an entry past its expiry counts too: nobody could refresh it.
+func (r *Registry) counts(v *view, l Location) bool {
+	if l.Gateway == r.cfg.Gateway {
+		return true // its end is ours to report
+	}
+	if v.dead(l.Gateway, r.cfg.gap()) {
+		return false
+	}
+	return v == nil || v.quiet != 0 || l.Expiry > v.now()
+}
+
+// parseEntry reads an entry as lua/entry.lua writes it.
+func parseEntry(s string) (l Location, marked, ok bool) {
+	f := strings.SplitN(s, "\x1f", 7)
+	if len(f) != 7 {
+		return l, false, false
+	}
+	fence, err1 := strconv.ParseUint(f[0], 10, 64)
+	expiry, err2 := strconv.ParseInt(f[1], 10, 64)
+	since, err3 := strconv.ParseInt(f[4], 10, 64)
+	if errors.Join(err1, err2, err3) != nil {
+		return l, false, false
+	}
+	l = Location{
+		Gateway: protocol.GatewayID(f[2]), Fence: fence, Expiry: expiry, Since: since,
+		Device: protocol.DeviceID(f[5]), Meta: f[6],
+	}
+	return l, f[3] != "", true
+}
+
+// Holding is how many connections of an address one gateway holds.
+type Holding struct {
+	Gateway protocol.GatewayID
+	Count   int
+}
+
+// Holders returns, for each address, the living gateways that hold it.
+func (r *Registry) Holders(ctx context.Context, addresses ...protocol.Address) ([][]Holding, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
+	defer cancel()
+	cmds := make([]*redis.MapStringStringCmd, len(addresses))
+	if _, err := r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, a := range addresses {
+			cmds[i] = p.HGetAll(ctx, keyspace.Holders(a))
+		}
+		return nil
+	}); err != nil {
+		r.calls.failed.Add(1)
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	out := make([][]Holding, len(addresses))
+	for i, a := range addresses {
+		v := r.groups[r.cfg.Layout.GroupIndex(a)].view.Load()
+		for gw, s := range cmds[i].Val() {
+			n, _ := strconv.Atoi(s)
+			if n > 0 && !v.dead(protocol.GatewayID(gw), r.cfg.gap()) {
+				out[i] = append(out[i], Holding{Gateway: protocol.GatewayID(gw), Count: n})
+			}
+		}
+	}
+	return out, nil
+}
+
+// Cluster returns the last /stats snapshot of every gateway the registry knows,
+// as JSON, and which of them are dead. One read; it asks no gateway.
+func (r *Registry) Cluster(ctx context.Context) (snapshots map[protocol.GatewayID]string, dead []protocol.GatewayID, err error) {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
+	defer cancel()
+	g := r.groups[0]
+	m, err := r.client.HGetAll(ctx, keyspace.Snapshots(g.name)).Result()
+	if err != nil {
+		r.calls.failed.Add(1)
+		return nil, nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	snapshots = make(map[protocol.GatewayID]string, len(m))
+	v := g.view.Load()
+	for gw, s := range m {
+		snapshots[protocol.GatewayID(gw)] = s
+		if v.dead(protocol.GatewayID(gw), r.cfg.gap()) {
+			dead = append(dead, protocol.GatewayID(gw))
+		}
+	}
+	return snapshots, dead, nil
+}
+
+// Reachable reports whether the last pulse of every group was answered recently
+// enough to speak for Redis.
+func (r *Registry) Reachable() bool {
+	for _, g := range r.groups {
+		v := g.view.Load()
+		if v == nil || sinceMs(v.at) > (r.cfg.Pulse*2+r.cfg.Timeout).Milliseconds() {
+			return false
+		}
+	}
+	return true
+}
+
+func isUnavailable(err error) bool { return errors.Is(err, ErrUnavailable) }

@@ -1,0 +1,128 @@
+-- register: enters connections of one gateway into the registry, and gives each
+-- the position in its user's log.
+--
+-- KEYS  1 lease  2 line  3 own  4 off  5 ev
+--       then for each connection: conns, holders, state, watchers, log, stream
+-- ARGV  1 gateway  2 channel prefix  3 presence TTL ms  4 stale after ms
+--       5 fresh epoch  6 log TTL ms  7 events kept (0: none)  8 lease ms
+--       then for each connection: id, user, device, meta, since ms,
+--       limit of connections for the user (0: none), fence ('' for a new one;
+--       given when a connection that the registry lost registers again)
+-- Returns one line for each connection, joined by LF:
+--   "o fence epoch top first"  entered; first is the oldest offset kept
+--   "m code reason by"         refused: while it was away, a newer connection
+--                              of the same device took its place
+-- Atomic: lease, fence, replacement, eviction, index, holders, online and its event.
+-- Runs twice safely: an entry that is there already keeps its fence, counts once
+-- and emits nothing.
+
+--#include clock
+--#include line
+--#include life
+--#include log
+--#include entry
+--#include state
+
+local gw, prefix, ttl, stale = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local line = historyLine()
+local ctx = { ev = KEYS[5], max = tonumber(ARGV[7]), off = KEYS[4], prefix = prefix, fresh = ARGV[5] }
+local quiet
+
+-- Who goes first when the user has too many: ended leases, then entries that
+-- were not refreshed, then the oldest.
+local function rank(e)
+  if quiet == nil then quiet = quietTime(KEYS[2]) end
+  if not quiet and leaseEnded(KEYS[1], e.gw) then return 0 end
+  if now - (e.expiry - ttl) > stale then return 1 end
+  return 2
+end
+
+local function evict(connsKey, others, limit, by)
+  local alive = {}
+  for i = 1, #others do
+    if others[i].mark == '' then
+      others[i].rank = rank(others[i])
+      alive[#alive + 1] = others[i]
+    end
+  end
+  table.sort(alive, function(a, b)
+    if a.rank ~= b.rank then return a.rank < b.rank end
+    return tonumber(a.fence) < tonumber(b.fence)
+  end)
+  for i = 1, #alive + 1 - limit do
+    markEntry(connsKey, alive[i].id, alive[i], '4502', 'replaced', by, prefix)
+  end
+end
+
+local function position(logKey, streamKey)
+  local L = parseLog(redis.call('HGET', logKey, 'h'), line, ARGV[5])
+  if L.dirty then
+    if L.new then redis.call('UNLINK', streamKey) end
+    if L.rolled then redis.call('HSET', logKey, 'p', pushPair(logKey, L.rolled)) end
+    L.ext = now
+    redis.call('HSET', logKey, 'h', formatLog(L))
+    redis.call('PEXPIRE', logKey, ARGV[6])
+  end
+  local first = L.top + 1
+  if L.top > 0 then
+    local oldest = redis.call('XRANGE', streamKey, '-', '+', 'COUNT', 1)[1]
+    if oldest then first = tonumber(string.match(oldest[1], '^%d+')) end
+  end
+  return L.epoch .. ' ' .. int(L.top) .. ' ' .. int(first)
+end
+
+local function register(k, a)
+  local connsKey, holdersKey, stateKey, watchKey, logKey, streamKey =
+    KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], KEYS[k + 4], KEYS[k + 5]
+  local id, user, device, meta, since, limit, fence =
+    ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], tonumber(ARGV[a + 5]), ARGV[a + 6]
+
+  local all = redis.call('HGETALL', connsKey)
+  local others, highest, mine = {}, 0, nil
+  for i = 1, #all, 2 do
+    local e = parseEntry(all[i + 1])
+    e.id = all[i]
+    highest = math.max(highest, tonumber(e.fence))
+    if e.id == id then mine = e else others[#others + 1] = e end
+  end
+  if mine then
+    if mine.mark ~= '' then return 'm ' .. mine.mark end
+    return 'o ' .. mine.fence .. ' ' .. position(logKey, streamKey)
+  end
+
+  local again = fence ~= ''
+  if not again then fence = int(math.max(highest + 1, nowUs)) end
+  if device ~= '' then
+    for i = 1, #others do
+      local e = others[i]
+      if e.device == device and e.mark == '' then
+        if tonumber(e.fence) > tonumber(fence) then return 'm 4502 replaced ' .. e.id end
+        markEntry(connsKey, e.id, e, '4502', 'replaced', id, prefix)
+      end
+    end
+  end
+  if limit > 0 and #others >= limit then evict(connsKey, others, limit, id) end
+
+  redis.call('HSET', connsKey, id, formatEntry({
+    fence = fence, expiry = now + ttl, gw = gw, mark = '', since = since, device = device, meta = meta }))
+  redis.call('HINCRBY', holdersKey, gw, 1)
+  redis.call('HSET', KEYS[3], id, fence .. SEP .. user .. SEP .. since .. SEP .. device .. SEP .. meta)
+  if not again then
+    emit(ctx, 'type', 'connect', 'user', user, 'conn', id, 'gateway', gw, 'device', device, 'meta', meta,
+      'since', since, 'fence', fence, 'ms', int(now))
+  end
+  if #others == 0 then goOnline(ctx, user, stateKey, watchKey) end
+  return 'o ' .. fence .. ' ' .. position(logKey, streamKey)
+end
+
+local out = {}
+-- A registration is a sign of life: a gateway that Redis forgot has a lease again
+-- before it has an entry, so no entry is ever without one to judge it by.
+redis.call('ZADD', KEYS[1], 'GT', int(now + tonumber(ARGV[8])), gw)
+
+local k, a = 6, 9
+while ARGV[a] do
+  out[#out + 1] = register(k, a)
+  k, a = k + 6, a + 7
+end
+return table.concat(out, '\n')

@@ -1,0 +1,201 @@
+package presence
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"chatgate/internal/keyspace"
+	"chatgate/internal/protocol"
+)
+
+// view is what a pulse saw, immutable.
+type view struct {
+	at       time.Time // when the answer came, local monotonic clock
+	redisNow int64     // ms of Redis TIME then
+	line     string
+	quiet    int64 // end of the quiet time, ms of Redis TIME; 0 is none
+	leases   map[protocol.GatewayID]int64
+}
+
+// now estimates Redis TIME in ms.
+func (v *view) now() int64 { return v.redisNow + sinceMs(v.at) }
+
+// dead reports whether a gateway counts as dead. Nobody is judged in quiet time,
+// nor by a view older than the gap: then it is Redis that is away, or we are.
+// A gateway without a lease isn't judged either: its entries went when it was
+// reaped, and one that Redis forgot has a lease again before it has an entry.
+func (v *view) dead(gw protocol.GatewayID, gap time.Duration) bool {
+	if v == nil || time.Since(v.at) > gap || v.now() < v.quiet {
+		return false
+	}
+	till, ok := v.leases[gw]
+	return ok && till < v.now()
+}
+
+// Run holds the leases until ctx ends: one pulse a group and Pulse, refreshes
+// every RefreshWindow. Before it returns it has joined all its workers; entries
+// are left to Leave, or to the reaper.
+func (r *Registry) Run(ctx context.Context) error {
+	pulses := time.NewTicker(r.cfg.Pulse / time.Duration(len(r.groups)))
+	defer pulses.Stop()
+	refreshes := time.NewTicker(r.cfg.RefreshWindow)
+	defer refreshes.Stop()
+	defer r.running.Wait()
+	next := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.resync:
+			r.refreshAll()
+		case <-refreshes.C:
+			r.flushRefreshes(ctx)
+		case <-pulses.C:
+			g := r.groups[next]
+			next = (next + 1) % len(r.groups)
+			if g.pulsing.CompareAndSwap(false, true) {
+				r.running.Add(1)
+				go func() {
+					defer r.running.Done()
+					defer g.pulsing.Store(false)
+					r.beat(ctx, g)
+				}()
+			}
+		}
+	}
+}
+
+// Join takes the first lease of every group, so that the gateway counts as alive
+// before it holds anything. The error is ErrUnavailable.
+func (r *Registry) Join(ctx context.Context) error {
+	for _, g := range r.groups {
+		if _, err := r.pulseOnce(ctx, g, r.snapshot(g)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Leave gives the leases back, once everything was removed. It waits for the
+// removals that are under way, as long as ctx allows.
+func (r *Registry) Leave(ctx context.Context) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for r.removing() > 0 {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("presence: leaving with %d removals undone: %w", r.removing(), ctx.Err())
+		case <-tick.C:
+		}
+	}
+	for _, g := range r.groups {
+		if _, err := r.pulseOnce(ctx, g, "-"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Registry) removing() int {
+	n := 0
+	for _, g := range r.groups {
+		n += g.removes.waiting()
+	}
+	return n
+}
+
+func (r *Registry) snapshot(g *group) string {
+	if g.index != 0 || r.cfg.Snapshot == nil {
+		return ""
+	}
+	return string(r.cfg.Snapshot())
+}
+
+// beat is one pulse and what follows from it.
+func (r *Registry) beat(ctx context.Context, g *group) {
+	before := g.view.Load()
+	held := g.held.Load()
+	p, err := r.pulseOnce(ctx, g, r.snapshot(g))
+	if err != nil {
+		return
+	}
+	g.removes.release()
+	// A connection that came or went during the call may be counted on one side
+	// only, so the smaller of both is compared; a false alarm costs one refresh
+	// of each entry, nothing else.
+	if p.own < min(held, g.held.Load()) || before != nil && before.line != p.line {
+		select {
+		case r.resync <- struct{}{}:
+		default:
+		}
+	}
+	if len(p.dead) > 0 || len(p.due) > 0 {
+		r.tidy(ctx, g, p)
+	}
+}
+
+// pulsed is the answer of one pulse.
+type pulsed struct {
+	line string
+	own  int64
+	dead []protocol.GatewayID
+	due  []protocol.UserID
+}
+
+func (r *Registry) pulseOnce(ctx context.Context, g *group, snapshot string) (pulsed, error) {
+	v, err := r.run(ctx, r.pulse, []string{
+		keyspace.Leases(g.name), keyspace.Line(g.name), keyspace.Numbers(g.name),
+		keyspace.Own(g.name, r.cfg.Gateway), keyspace.Offlines(g.name), keyspace.Snapshots(g.name),
+		keyspace.Tombstones(g.name),
+	}, []any{
+		string(r.cfg.Gateway), keyspace.Channel(g.name, r.cfg.Gateway), r.cfg.Lease.Milliseconds(),
+		r.cfg.gap().Milliseconds(), r.cfg.Quiet.Milliseconds(), r.cfg.ReapAfter.Milliseconds(), snapshot,
+	})
+	if err != nil {
+		return pulsed{}, err
+	}
+	f, ok := v.([]any)
+	if !ok || len(f) != 8 {
+		return pulsed{}, fmt.Errorf("%w: unexpected pulse answer %T", ErrUnavailable, v)
+	}
+	leases := strs(f[5])
+	w := &view{at: time.Now(), redisNow: number(f[0]), line: fmt.Sprint(f[1]), quiet: number(f[2]), leases: make(map[protocol.GatewayID]int64, len(leases)/2)}
+	for i := 0; i+1 < len(leases); i += 2 {
+		w.leases[protocol.GatewayID(leases[i])] = number(leases[i+1])
+	}
+	g.view.Store(w)
+	p := pulsed{line: w.line, own: number(f[4])}
+	for _, s := range strs(f[6]) {
+		p.dead = append(p.dead, protocol.GatewayID(s))
+	}
+	for _, s := range strs(f[7]) {
+		p.due = append(p.due, protocol.UserID(s))
+	}
+	return p, nil
+}
+
+// number reads a Lua number or a numeric string; sorted set scores may come as
+// floats.
+func number(v any) int64 {
+	switch n := v.(type) {
+	case int64:
+		return n
+	case float64:
+		return int64(n)
+	case string:
+		f, _ := strconv.ParseFloat(n, 64)
+		return int64(f)
+	}
+	return 0
+}
+
+func strs(v any) []string {
+	a, _ := v.([]any)
+	out := make([]string, len(a))
+	for i := range a {
+		out[i] = fmt.Sprint(a[i])
+	}
+	return out
+}

@@ -1,0 +1,146 @@
+package presence
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+
+	"chatgate/internal/keyspace"
+	"chatgate/internal/protocol"
+)
+
+// refreshBatch is how many refreshes one call carries.
+const refreshBatch = 256
+
+type refreshQueue struct {
+	mu      sync.Mutex
+	pending []*Entry // guarded by mu
+}
+
+func (q *refreshQueue) take(n int) []*Entry {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n = min(n, len(q.pending))
+	b := q.pending[:n:n]
+	if q.pending = q.pending[n:]; len(q.pending) == 0 {
+		q.pending = nil
+	}
+	return b
+}
+
+// Refresh pushes out the expiry of an entry. It returns at once: refreshes are
+// collected for RefreshWindow and go to Redis together. An entry that waits
+// already isn't queued twice.
+func (r *Registry) Refresh(e *Entry) {
+	if e.life.Load() != entryHeld || e.queued.Swap(true) {
+		return
+	}
+	q := &r.groupOf(e.User).refreshes
+	q.mu.Lock()
+	q.pending = append(q.pending, e)
+	q.mu.Unlock()
+}
+
+// refreshAll queues every entry this gateway holds, so that the registry hears
+// of those it lost.
+func (r *Registry) refreshAll() {
+	r.cfg.Each(func(e *Entry) bool {
+		r.Refresh(e)
+		return true
+	})
+}
+
+// flushRefreshes sends what was collected, at most one call in flight a group.
+// Groups are independent, so on Cluster a slow master delays only its own.
+func (r *Registry) flushRefreshes(ctx context.Context) {
+	for _, g := range r.groups {
+		if !g.refreshing.CompareAndSwap(false, true) {
+			continue
+		}
+		b := g.refreshes.take(refreshBatch)
+		if len(b) == 0 {
+			g.refreshing.Store(false)
+			continue
+		}
+		r.running.Add(1)
+		go func() {
+			defer r.running.Done()
+			defer g.refreshing.Store(false)
+			for len(b) > 0 {
+				if !r.refreshSome(ctx, g, b) {
+					return
+				}
+				b = g.refreshes.take(refreshBatch)
+			}
+		}()
+	}
+}
+
+// refreshSome reports whether Redis answered. What it didn't take is dropped:
+// the next heartbeat asks again, long before the entry's TTL.
+func (r *Registry) refreshSome(ctx context.Context, g *group, b []*Entry) bool {
+	keys := make([]string, 1, 1+2*len(b))
+	keys[0] = keyspace.Tombstones(g.name)
+	args := make([]any, 2, 2+2*len(b))
+	args[0], args[1] = string(r.cfg.Gateway), r.cfg.TTL.Milliseconds()
+	for _, e := range b {
+		e.queued.Store(false)
+		keys = append(keys, keyspace.Conns(e.User), keyspace.Log(protocol.UserAddress(e.User)))
+		args = append(args, string(e.Conn), e.Fence())
+	}
+	v, err := r.run(ctx, r.refresh, keys, args)
+	if err != nil {
+		return false
+	}
+	lines := strings.Split(fmt.Sprint(v), "\n")
+	if len(lines) != len(b) {
+		r.calls.failed.Add(1)
+		return false
+	}
+	r.calls.refreshed.Add(uint64(len(b)))
+	for i, e := range b {
+		r.judge(e, lines[i])
+	}
+	return true
+}
+
+// judge acts on the registry's answer about one entry.
+func (r *Registry) judge(e *Entry, line string) {
+	switch {
+	case strings.HasPrefix(line, "o"):
+	case line == "a":
+		r.registerAgain(e)
+	case line == "r":
+		r.verdict(Verdict{Conn: e.Conn, Fence: e.Fence(), Reaped: true})
+	default:
+		f := strings.SplitN(line, " ", 4)
+		if len(f) < 4 {
+			return
+		}
+		code, _ := strconv.Atoi(f[1])
+		r.verdict(Verdict{Conn: e.Conn, Fence: e.Fence(), Code: protocol.CloseCode(code), Reason: f[2], By: f[3]})
+	}
+}
+
+func (r *Registry) verdict(v Verdict) {
+	r.calls.verdicts.Add(1)
+	if r.cfg.OnVerdict != nil {
+		r.cfg.OnVerdict(v)
+	}
+}
+
+// registerAgain enters what Redis lost, with the fence it had and without
+// events: for everybody else nothing happened.
+func (r *Registry) registerAgain(e *Entry) {
+	if e.life.Load() != entryHeld {
+		return
+	}
+	q := &registration{entry: e, again: true, done: make(chan struct{}), then: func(q *registration) {
+		if q.err != nil && !isUnavailable(q.err) {
+			r.verdict(Verdict{Conn: e.Conn, Fence: e.Fence(), Code: protocol.CloseReplaced, Reason: "replaced"})
+		}
+	}}
+	r.groupOf(e.User).registers.add(q)
+}

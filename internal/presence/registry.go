@@ -1,0 +1,371 @@
+package presence
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"chatgate/internal/keyspace"
+	"chatgate/internal/protocol"
+)
+
+//go:embed lua/register.lua
+var registerSource string
+
+//go:embed lua/refresh.lua
+var refreshSource string
+
+//go:embed lua/remove.lua
+var removeSource string
+
+//go:embed lua/kick.lua
+var kickSource string
+
+//go:embed lua/pulse.lua
+var pulseSource string
+
+//go:embed lua/offline.lua
+var offlineSource string
+
+// Registry is one gateway's hand in the shared registry. All methods may be
+// called from any goroutine.
+type Registry struct {
+	// Immutable after New.
+	cfg    Config
+	client redis.UniversalClient
+	groups []*group
+
+	register, refresh, remove, kick, pulse, offline *redis.Script
+
+	running sync.WaitGroup // workers of the batches, joined by Run
+	resync  chan struct{}  // capacity 1: refresh everything now
+	calls   calls
+}
+
+// group is the state this gateway keeps for one group of the keyspace.
+type group struct {
+	// Immutable after New.
+	name  keyspace.Group
+	index int
+
+	registers batch[*registration]
+	removes   batch[*departure]
+	refreshes refreshQueue
+
+	// Any goroutine.
+	held    atomic.Int64         // entries the registry should know
+	view    atomic.Pointer[view] // what the last pulse saw
+	pulsing atomic.Bool
+	// refreshing is true while a call with refreshes is in flight.
+	refreshing atomic.Bool
+}
+
+// calls counts what the registry did, for metrics.
+type calls struct {
+	registered, refreshed, removed, reaped, again, verdicts, failed atomic.Uint64
+}
+
+// Entry is a connection as the registry knows it. The caller keeps it as long
+// as the connection is registered; only the Registry writes Fence.
+type Entry struct {
+	Conn   protocol.ConnID
+	User   protocol.UserID
+	Device protocol.DeviceID // may be empty
+	Meta   string            // JSON object, may be empty
+	Since  int64             // ms since 1970
+
+	fence  atomic.Uint64
+	life   atomic.Uint32 // entryNew, entryHeld, entryGone: only ever upwards
+	queued atomic.Bool   // waiting in the refresh queue
+}
+
+// The life of an Entry.
+const (
+	entryNew  uint32 = iota
+	entryHeld        // the registry answered; counted in group.held
+	entryGone        // removed, or about to be: nothing may enter it again
+)
+
+// Fence orders the connections of a user; 0 before Register has answered.
+func (e *Entry) Fence() uint64 { return e.fence.Load() }
+
+// Registration is what Register answers.
+type Registration struct {
+	Fence uint64
+	// Epoch and Top are the position of the user's log: the next message stored
+	// gets Top+1.
+	Epoch string
+	Top   uint64
+	// First is the oldest offset still kept; Top+1 when nothing is.
+	First uint64
+}
+
+// Verdict says that the registry wants a local connection closed.
+type Verdict struct {
+	Conn  protocol.ConnID
+	Fence uint64
+	// Reaped: this gateway was taken for dead. Otherwise Code, Reason and By are
+	// those of the kick, the replacement or the limit.
+	Reaped bool
+	Code   protocol.CloseCode
+	Reason string
+	By     string
+}
+
+// New returns a Registry. Run must be called for leases to be held.
+func New(client redis.UniversalClient, cfg Config) *Registry {
+	r := &Registry{cfg: cfg, client: client, resync: make(chan struct{}, 1)}
+	script := func(source string) *redis.Script { return redis.NewScript(cfg.Layout.Script(source)) }
+	r.register, r.refresh, r.remove = script(registerSource), script(refreshSource), script(removeSource)
+	r.kick, r.pulse, r.offline = script(kickSource), script(pulseSource), script(offlineSource)
+	for i, name := range cfg.Layout.Groups() {
+		g := &group{name: name, index: i}
+		g.registers = batch[*registration]{max: 64, work: func(b []*registration) { r.runRegisters(g, b) }, running: &r.running}
+		g.removes = batch[*departure]{max: 128, work: func(b []*departure) { r.runRemoves(g, b) }, running: &r.running}
+		r.groups = append(r.groups, g)
+	}
+	return r
+}
+
+func (r *Registry) groupOf(u protocol.UserID) *group {
+	return r.groups[r.cfg.Layout.GroupIndex(protocol.UserAddress(u))]
+}
+
+// run calls a script with the configured deadline. A reply that isn't one, a
+// timeout and a refused connection all become ErrUnavailable.
+func (r *Registry) run(ctx context.Context, s *redis.Script, keys []string, args []any) (any, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
+	defer cancel()
+	v, err := s.Run(ctx, r.client, keys, args...).Result()
+	if err != nil {
+		r.calls.failed.Add(1)
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return v, nil
+}
+
+type registration struct {
+	entry *Entry
+	again bool // the registry lost it: same fence, no event
+	reply Registration
+	err   error
+	done  chan struct{}
+	then  func(*registration) // may be nil; called before done closes
+}
+
+// Register enters a connection, taking the place of the same device's
+// predecessor and pushing out what is over the user's limit, and returns its
+// position. Calls that arrive together go to Redis together. The error is
+// ErrUnavailable, or ErrReplaced for a connection that registers again.
+//
+// After ErrUnavailable the entry may be there all the same: the caller calls
+// Register again with the same Entry, or Remove.
+func (r *Registry) Register(ctx context.Context, e *Entry) (Registration, error) {
+	return r.enter(ctx, &registration{entry: e, done: make(chan struct{})})
+}
+
+func (r *Registry) enter(ctx context.Context, q *registration) (Registration, error) {
+	r.groupOf(q.entry.User).registers.add(q)
+	select {
+	case <-q.done:
+		return q.reply, q.err
+	case <-ctx.Done():
+		return Registration{}, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+	}
+}
+
+func (r *Registry) runRegisters(g *group, b []*registration) {
+	keys := []string{
+		keyspace.Leases(g.name), keyspace.Line(g.name), keyspace.Own(g.name, r.cfg.Gateway),
+		keyspace.Offlines(g.name), keyspace.Events(g.name),
+	}
+	args := []any{
+		string(r.cfg.Gateway), keyspace.ChannelPrefix(g.name), r.cfg.TTL.Milliseconds(),
+		(r.cfg.Heartbeat + r.cfg.Heartbeat/2).Milliseconds(), protocol.NewEpoch(), r.cfg.LogTTL.Milliseconds(),
+		r.cfg.EventsKept, r.cfg.Lease.Milliseconds(),
+	}
+	for _, q := range b {
+		e, a := q.entry, protocol.UserAddress(q.entry.User)
+		fence := ""
+		if q.again {
+			fence = strconv.FormatUint(e.Fence(), 10)
+		}
+		keys = append(keys, keyspace.Conns(e.User), keyspace.Holders(a), keyspace.State(e.User),
+			keyspace.Holders(protocol.WatchAddress(e.User)), keyspace.Log(a), keyspace.Stream(a))
+		args = append(args, string(e.Conn), string(e.User), string(e.Device), e.Meta, e.Since,
+			r.cfg.ConnectionsPerUser, fence)
+	}
+	v, err := r.run(context.Background(), r.register, keys, args)
+	var lines []string
+	if err == nil {
+		if lines = strings.Split(fmt.Sprint(v), "\n"); len(lines) != len(b) {
+			err = fmt.Errorf("%w: register answered %d lines for %d", ErrUnavailable, len(lines), len(b))
+		}
+	}
+	if err != nil {
+		// What waits behind a call that Redis didn't answer would wait as long
+		// again; it is refused now.
+		b = append(b, g.registers.drain()...)
+	}
+	for i, q := range b {
+		if err != nil {
+			q.err = err
+		} else {
+			q.reply, q.err = parseRegistration(lines[i])
+		}
+		if q.err == nil {
+			q.entry.fence.Store(q.reply.Fence)
+			if q.again {
+				r.calls.again.Add(1)
+			} else {
+				r.calls.registered.Add(1)
+			}
+			if q.entry.life.CompareAndSwap(entryNew, entryHeld) {
+				g.held.Add(1)
+			}
+		}
+		if q.entry.life.Load() == entryGone {
+			// Its removal may have overtaken this call: remove what it entered.
+			g.removes.add(&departure{entry: q.entry, cause: "abandoned"})
+		}
+		if q.then != nil {
+			q.then(q)
+		}
+		close(q.done)
+	}
+}
+
+func parseRegistration(line string) (Registration, error) {
+	f := strings.Split(line, " ")
+	if len(f) >= 3 && f[0] == "m" {
+		return Registration{}, ErrReplaced
+	}
+	if len(f) != 5 || f[0] != "o" {
+		return Registration{}, fmt.Errorf("%w: unexpected answer %q", ErrUnavailable, line)
+	}
+	fence, err1 := strconv.ParseUint(f[1], 10, 64)
+	top, err2 := strconv.ParseUint(f[3], 10, 64)
+	first, err3 := strconv.ParseUint(f[4], 10, 64)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return Registration{}, fmt.Errorf("%w: unexpected answer %q", ErrUnavailable, line)
+	}
+	return Registration{Fence: fence, Epoch: f[2], Top: top, First: first}, nil
+}
+
+// departure is one connection that leaves the registry.
+type departure struct {
+	entry *Entry
+	cause string
+	tries int
+}
+
+// Remove takes a connection out of the registry, in the background; cause is
+// stamped on its disconnect event. An entry that was never registered is left
+// alone. What Redis doesn't take within a few tries is found by the pulse, when
+// the index says more than is held, or reaped with this gateway.
+func (r *Registry) Remove(e *Entry, cause string) {
+	before := e.life.Swap(entryGone)
+	if before == entryGone {
+		return
+	}
+	g := r.groupOf(e.User)
+	if before == entryHeld {
+		g.held.Add(-1)
+	}
+	g.removes.add(&departure{entry: e, cause: cause})
+}
+
+func (r *Registry) runRemoves(g *group, b []*departure) {
+	keys := r.removeKeys(g, r.cfg.Gateway)
+	args := []any{
+		string(r.cfg.Gateway), keyspace.ChannelPrefix(g.name), r.cfg.Grace.Milliseconds(),
+		protocol.NewEpoch(), r.cfg.EventsKept, "",
+	}
+	for _, d := range b {
+		e, fence := d.entry, ""
+		if f := d.entry.Fence(); f != 0 {
+			fence = strconv.FormatUint(f, 10)
+		}
+		keys = append(keys, userKeys(e.User)...)
+		args = append(args, string(e.Conn), fence, string(e.User), d.cause, "")
+	}
+	if _, err := r.run(context.Background(), r.remove, keys, args); err != nil {
+		r.retryRemoves(g, b)
+		return
+	}
+	r.calls.removed.Add(uint64(len(b)))
+}
+
+// retryRemoves puts departures back while Redis is away. They wait for the next
+// pulse that succeeds rather than for a timer, so an outage costs nothing.
+func (r *Registry) retryRemoves(g *group, b []*departure) {
+	kept := b[:0]
+	for _, d := range b {
+		if d.tries++; d.tries <= maxRemoveTries {
+			kept = append(kept, d)
+		}
+	}
+	g.removes.park(kept)
+}
+
+// maxRemoveTries bounds how often a removal is put back; past it the entry ends
+// with its TTL.
+const maxRemoveTries = 100
+
+func (r *Registry) removeKeys(g *group, owner protocol.GatewayID) []string {
+	return []string{
+		keyspace.Leases(g.name), keyspace.Line(g.name), keyspace.Own(g.name, owner),
+		keyspace.Offlines(g.name), keyspace.Events(g.name), keyspace.Tombstones(g.name),
+		keyspace.Numbers(g.name), keyspace.Snapshots(g.name),
+	}
+}
+
+func userKeys(u protocol.UserID) []string {
+	return []string{
+		keyspace.Conns(u), keyspace.Holders(protocol.UserAddress(u)), keyspace.State(u),
+		keyspace.Holders(protocol.WatchAddress(u)),
+	}
+}
+
+// Kick asks the gateways that hold a user's connections to close them: one when
+// conn is given, else all. It returns how many were marked. A lost word is found
+// by the connection's next refresh.
+func (r *Registry) Kick(ctx context.Context, u protocol.UserID, conn protocol.ConnID, code protocol.CloseCode, reason, by string) (int, error) {
+	g := r.groupOf(u)
+	v, err := r.run(ctx, r.kick, []string{keyspace.Conns(u)},
+		[]any{keyspace.ChannelPrefix(g.name), string(conn), int(code), reason, by})
+	if err != nil {
+		return 0, err
+	}
+	n, _ := v.(int64)
+	return int(n), nil
+}
+
+// Stats counts what the registry did since New.
+type Stats struct {
+	Registered, Refreshed, Removed, Reaped, Again, Verdicts, Failed uint64
+	Held                                                            int64
+}
+
+// Stats returns the counters.
+func (r *Registry) Stats() Stats {
+	s := Stats{
+		Registered: r.calls.registered.Load(), Refreshed: r.calls.refreshed.Load(), Removed: r.calls.removed.Load(),
+		Reaped: r.calls.reaped.Load(), Again: r.calls.again.Load(), Verdicts: r.calls.verdicts.Load(), Failed: r.calls.failed.Load(),
+	}
+	for _, g := range r.groups {
+		s.Held += g.held.Load()
+	}
+	return s
+}
+
+// sinceMs is the milliseconds between a local time and now, never negative.
+func sinceMs(t time.Time) int64 { return max(0, time.Since(t).Milliseconds()) }

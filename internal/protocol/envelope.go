@@ -1,0 +1,202 @@
+package protocol
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"strconv"
+	"strings"
+)
+
+// Envelopes travel between gateways on their channels. Every one begins with
+// EnvelopeVersion and a kind; what follows depends on the kind:
+//
+//	m  number LF record...         stored messages; the channel's next number
+//	e  record...                   ephemeral messages, never numbered
+//	p  number SP own SP line       pulse: the channel's last number, how many
+//	                               connections the registry says it owns, and
+//	                               Redis' history line
+//	k  conn US fence US code US reason US by     close this connection
+//	s  user US state US epoch US n US ms         a watched user's state
+//
+// SP, LF and US are 0x20, 0x0A and 0x1F. A record is
+//
+//	epoch SP offset SP addressLen SP frameLen LF address frame
+//
+// with "- 0" for epoch and offset when ephemeral; frame is what
+// AppendMessageHead made. Scripts write m, p, k and s (see the .lua files), so
+// numbers are decimal and nothing needs more than concatenation. An envelope of
+// another version or kind counts as lost.
+const EnvelopeVersion = 1
+
+// EnvelopeKind is the second byte of an envelope.
+type EnvelopeKind byte
+
+// The kinds of envelopes.
+const (
+	EnvelopeMessages  EnvelopeKind = 'm'
+	EnvelopeEphemeral EnvelopeKind = 'e'
+	EnvelopePulse     EnvelopeKind = 'p'
+	EnvelopeKick      EnvelopeKind = 'k'
+	EnvelopeState     EnvelopeKind = 's'
+)
+
+// ErrEnvelope says that an envelope can't be understood: another version, an
+// unknown kind, or a body that is cut.
+var ErrEnvelope = errors.New("protocol: envelope not understood")
+
+// Records iterates over the records of an envelope. The strings alias the
+// payload; nothing is allocated.
+type Records struct {
+	rest string
+}
+
+// Record is one message for one address.
+type Record struct {
+	Address Address
+	Epoch   string // "" when ephemeral
+	Offset  uint64
+	Frame   string // without its position, as AppendMessageHead made it
+}
+
+// OpenEnvelope returns the kind of an envelope and its body.
+func OpenEnvelope(payload string) (EnvelopeKind, string, error) {
+	if len(payload) < 2 || payload[0] != EnvelopeVersion {
+		return 0, "", ErrEnvelope
+	}
+	switch k := EnvelopeKind(payload[1]); k {
+	case EnvelopeMessages, EnvelopeEphemeral, EnvelopePulse, EnvelopeKick, EnvelopeState:
+		return k, payload[2:], nil
+	}
+	return 0, "", ErrEnvelope
+}
+
+// OpenMessages returns the number of a stored envelope's body, and its records.
+func OpenMessages(body string) (number uint64, r Records, err error) {
+	head, rest, ok := strings.Cut(body, "\n")
+	if !ok {
+		return 0, r, ErrEnvelope
+	}
+	if number, err = strconv.ParseUint(head, 10, 64); err != nil {
+		return 0, r, ErrEnvelope
+	}
+	return number, Records{rest: rest}, nil
+}
+
+// OpenEphemeral returns the records of an ephemeral envelope's body.
+func OpenEphemeral(body string) Records { return Records{rest: body} }
+
+// Next reads one record. It returns false at the end, and ErrEnvelope when the
+// rest is cut.
+func (r *Records) Next(rec *Record) (bool, error) {
+	if r.rest == "" {
+		return false, nil
+	}
+	epoch, rest, ok1 := strings.Cut(r.rest, " ")
+	offset, rest, ok2 := cutUint(rest, ' ')
+	addressLen, rest, ok3 := cutUint(rest, ' ')
+	frameLen, rest, ok4 := cutUint(rest, '\n')
+	if !ok1 || !ok2 || !ok3 || !ok4 || addressLen > uint64(len(rest)) || frameLen > uint64(len(rest))-addressLen {
+		return false, ErrEnvelope
+	}
+	if epoch == "-" {
+		epoch = ""
+	}
+	*rec = Record{
+		Address: Address(rest[:addressLen]), Epoch: epoch, Offset: offset,
+		Frame: rest[addressLen : addressLen+frameLen],
+	}
+	r.rest = rest[addressLen+frameLen:]
+	return true, nil
+}
+
+func cutUint(s string, end byte) (uint64, string, bool) {
+	var n uint64
+	for i := 0; i < len(s) && i < 20; i++ {
+		if s[i] == end {
+			return n, s[i+1:], i > 0
+		}
+		if s[i] < '0' || s[i] > '9' {
+			break
+		}
+		n = n*10 + uint64(s[i]-'0')
+	}
+	return 0, s, false
+}
+
+// AppendEphemeralHeader begins an ephemeral envelope.
+func AppendEphemeralHeader(dst []byte) []byte {
+	return append(dst, EnvelopeVersion, byte(EnvelopeEphemeral))
+}
+
+// AppendEphemeralRecord adds one message to an ephemeral envelope.
+func AppendEphemeralRecord(dst []byte, a Address, frame []byte) []byte {
+	dst = append(dst, "- 0 "...)
+	dst = strconv.AppendInt(dst, int64(len(a)), 10)
+	dst = append(dst, ' ')
+	dst = strconv.AppendInt(dst, int64(len(frame)), 10)
+	dst = append(dst, '\n')
+	dst = append(dst, a...)
+	return append(dst, frame...)
+}
+
+// Pulse is the body of a pulse envelope.
+type Pulse struct {
+	Number uint64 // the channel's last number
+	Own    int64  // connections the registry says this gateway owns in the group
+	Line   string // Redis' history line
+}
+
+// OpenPulse reads a pulse's body.
+func OpenPulse(body string) (Pulse, error) {
+	f := strings.Split(body, " ")
+	if len(f) != 3 {
+		return Pulse{}, ErrEnvelope
+	}
+	n, err1 := strconv.ParseUint(f[0], 10, 64)
+	own, err2 := strconv.ParseInt(f[1], 10, 64)
+	if err1 != nil || err2 != nil {
+		return Pulse{}, ErrEnvelope
+	}
+	return Pulse{Number: n, Own: own, Line: f[2]}, nil
+}
+
+// Kick is the body of a kick envelope.
+type Kick struct {
+	Conn   ConnID
+	Fence  uint64
+	Code   CloseCode
+	Reason string
+	By     string
+}
+
+// OpenKick reads a kick's body.
+func OpenKick(body string) (Kick, error) {
+	f := strings.SplitN(body, "\x1f", 5)
+	if len(f) != 5 {
+		return Kick{}, ErrEnvelope
+	}
+	fence, err1 := strconv.ParseUint(f[1], 10, 64)
+	code, err2 := strconv.ParseUint(f[2], 10, 16)
+	if err1 != nil || err2 != nil {
+		return Kick{}, ErrEnvelope
+	}
+	return Kick{Conn: ConnID(f[0]), Fence: fence, Code: CloseCode(code), Reason: f[3], By: f[4]}, nil
+}
+
+// Epochs name a stretch of a log's history. 62^11 is just above 2^64.
+const epochAlphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+// NewEpoch returns a random epoch of at most 11 characters.
+func NewEpoch() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	n := binary.LittleEndian.Uint64(b[:])
+	out := make([]byte, 0, 11)
+	for {
+		out = append(out, epochAlphabet[n%62])
+		if n /= 62; n == 0 {
+			return string(out)
+		}
+	}
+}
