@@ -1,0 +1,408 @@
+package gatewaytest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// Kind is one of the ways Redis can be run.
+type Kind string
+
+// Every kind must carry a cluster of gateways alike.
+const (
+	Embedded   Kind = "embedded"   // miniredis in this process, on a TCP port
+	Standalone Kind = "standalone" // one redis-server
+	Cluster    Kind = "cluster"    // three masters
+	Sentinel   Kind = "sentinel"   // one master, two replicas, three sentinels
+)
+
+// Kinds are all of them, the cheapest first.
+var Kinds = []Kind{Embedded, Standalone, Cluster, Sentinel}
+
+const (
+	startDeadline = 20 * time.Second // a server on a busy machine
+	callDeadline  = 2 * time.Second  // one command
+	masterName    = "mymaster"
+)
+
+// Redis is what the gateways of one test agree through.
+type Redis struct {
+	// Immutable after start.
+	Kind      Kind
+	URL       string       // for --redis.url
+	Mode      string       // for --redis.mode: standalone, sentinel or cluster
+	Nodes     []*RedisNode // the servers with data, masters first; none for the embedded one
+	Sentinels []*RedisNode
+	client    redis.UniversalClient
+	embedded  *miniredis.Miniredis
+}
+
+// RedisNode is one redis-server process, restartable on its port and directory.
+type RedisNode struct {
+	// Immutable after start.
+	Addr    string
+	owner   owner
+	command Command
+	client  *redis.Client
+
+	// Owned by the test.
+	*Process
+}
+
+// Start starts a Redis of a kind for this test alone. The args are options of redis-server ("--appendonly", "yes"), given
+// to each server with data; the embedded one knows none.
+func StartKind(t testing.TB, kind Kind, args ...string) *Redis {
+	t.Helper()
+	r, err := startKind(t, t, kind, args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// StartRedis starts one redis-server for this test alone.
+func StartRedis(t testing.TB, args ...string) *Redis {
+	t.Helper()
+	return StartKind(t, Standalone, args...)
+}
+
+// StartCluster starts three masters that share the slots evenly.
+func StartCluster(t testing.TB, args ...string) *Redis {
+	t.Helper()
+	return StartKind(t, Cluster, args...)
+}
+
+// StartSentinel starts a master with two replicas, watched by three sentinels.
+func StartSentinel(t testing.TB, args ...string) *Redis {
+	t.Helper()
+	return StartKind(t, Sentinel, args...)
+}
+
+// StartEmbedded starts a miniredis.
+func StartEmbedded(t testing.TB) *Redis {
+	t.Helper()
+	return StartKind(t, Embedded)
+}
+
+func startKind(t testing.TB, o owner, kind Kind, args []string) (*Redis, error) {
+	t.Helper()
+	switch kind {
+	case Embedded:
+		return startEmbedded(o)
+	case Standalone:
+		return startStandalone(o, Need(t, "redis"), args)
+	case Cluster:
+		return startCluster(o, Need(t, "cluster"), args)
+	case Sentinel:
+		return startSentinel(o, Need(t, "sentinel"), args)
+	}
+	return nil, fmt.Errorf("no kind of Redis is called %q", kind)
+}
+
+// EachRedis runs a test on every kind of Redis, each shared with the other tests of this package and empty at the start.
+func EachRedis(t *testing.T, run func(t *testing.T, r *Redis)) {
+	for _, kind := range Kinds {
+		t.Run(string(kind), func(t *testing.T) { run(t, Shared(t, kind)) })
+	}
+}
+
+// sharedServers holds one server of each kind for the test binary.
+var sharedServers = map[Kind]*sharedServer{Embedded: {}, Standalone: {}, Cluster: {}, Sentinel: {}}
+
+type sharedServer struct {
+	use sync.Mutex // held by the test that uses it; guards the rest
+	r   *Redis
+}
+
+// Shared returns a server of a kind that is started once for the test binary. It is the caller's alone until the end of
+// its test, and empty. A test may pause, kill and restart it; what it can't bring back is replaced for the next test.
+func Shared(t testing.TB, kind Kind) *Redis {
+	t.Helper()
+	binary.require(t)
+	s := sharedServers[kind]
+	s.use.Lock()
+	t.Cleanup(func() {
+		if s.r != nil && s.r.Reset() != nil {
+			s.r = nil // its processes end with the test binary
+		}
+		s.use.Unlock()
+	})
+	if s.r == nil {
+		r, err := startKind(t, &binary, kind, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.r = r
+	}
+	if err := s.r.FlushAll(); err != nil {
+		t.Fatal(err)
+	}
+	return s.r
+}
+
+func startEmbedded(o owner) (*Redis, error) {
+	m := miniredis.NewMiniRedis()
+	if err := m.StartAddr("127.0.0.1:0"); err != nil {
+		return nil, err
+	}
+	// miniredis lets keys expire only when told how much time has passed.
+	const tick = 250 * time.Millisecond
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		clock := time.NewTicker(tick)
+		defer clock.Stop()
+		for {
+			select {
+			case <-clock.C:
+				m.FastForward(tick)
+			case <-stop:
+				return
+			}
+		}
+	}()
+	o.Cleanup(func() {
+		close(stop)
+		<-stopped
+		m.Close()
+	})
+	r := &Redis{Kind: Embedded, URL: "redis://" + m.Addr() + "/0", Mode: "standalone", embedded: m}
+	r.connect(o, &redis.UniversalOptions{Addrs: []string{m.Addr()}})
+	return r, nil
+}
+
+func startStandalone(o owner, program string, args []string) (*Redis, error) {
+	node, err := startNode(o, program, "redis", args...)
+	if err != nil {
+		return nil, err
+	}
+	r := &Redis{Kind: Standalone, URL: "redis://" + node.Addr + "/0", Mode: "standalone", Nodes: []*RedisNode{node}}
+	r.connect(o, &redis.UniversalOptions{Addrs: []string{node.Addr}})
+	return r, r.WaitReady(startDeadline)
+}
+
+// startNode starts a redis-server that keeps nothing on disk, unless the args say otherwise, and waits for its answer.
+func startNode(o owner, program, name string, args ...string) (*RedisNode, error) {
+	port, err := freePort(o)
+	if err != nil {
+		return nil, err
+	}
+	dir := o.TempDir()
+	n := &RedisNode{Addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), owner: o}
+	n.command = Command{
+		Name: name + " " + n.Addr, Path: program, Dir: dir,
+		Args: append([]string{
+			"--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--appendonly", "no",
+			"--maxmemory-policy", "noeviction", "--enable-debug-command", "local",
+		}, args...),
+	}
+	n.client = redis.NewClient(&redis.Options{
+		Addr: n.Addr, DialTimeout: callDeadline, ReadTimeout: callDeadline, WriteTimeout: callDeadline,
+		ContextTimeoutEnabled: true, MaxRetries: -1,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	})
+	o.Cleanup(func() { n.client.Close() })
+	return n, n.Restart()
+}
+
+// Restart starts the server again on its port and directory, after Kill, and waits for its answer.
+func (n *RedisNode) Restart() error {
+	if n.Process != nil && n.Running() {
+		n.Kill()
+	}
+	p, err := start(n.owner, n.command)
+	if err != nil {
+		return err
+	}
+	n.Process = p
+	return Poll(startDeadline, func() error {
+		if !p.Running() {
+			return fmt.Errorf("%s ended: %s", p.Name, p.LogTail(20))
+		}
+		return n.ping()
+	})
+}
+
+// Client talks to this one server.
+func (n *RedisNode) Client() *redis.Client { return n.client }
+
+// Do runs one command on this one server.
+func (n *RedisNode) Do(args ...any) (any, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), callDeadline)
+	defer cancel()
+	return n.client.Do(ctx, args...).Result()
+}
+
+// ping says whether the server serves: while it still loads its data it answers PING with an error.
+func (n *RedisNode) ping() error {
+	_, err := n.Do("PING")
+	return err
+}
+
+// info returns one section of INFO as a map.
+func (n *RedisNode) info(section string) (map[string]string, error) {
+	text, err := n.Do("INFO", section)
+	if err != nil {
+		return nil, err
+	}
+	return infoFields(text.(string)), nil
+}
+
+func infoFields(text string) map[string]string {
+	fields := make(map[string]string)
+	for line := range strings.Lines(text) {
+		if key, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+			fields[key] = value
+		}
+	}
+	return fields
+}
+
+func (r *Redis) connect(o owner, options *redis.UniversalOptions) {
+	options.DialTimeout, options.ReadTimeout, options.WriteTimeout = callDeadline, callDeadline, callDeadline
+	options.ContextTimeoutEnabled = true
+	options.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	r.client = redis.NewUniversalClient(options)
+	o.Cleanup(func() { r.client.Close() })
+}
+
+// Client talks to this Redis as a whole. It is closed with the Redis.
+func (r *Redis) Client() redis.UniversalClient { return r.client }
+
+// Do runs one command on this Redis.
+func (r *Redis) Do(args ...any) (any, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), callDeadline)
+	defer cancel()
+	return r.client.Do(ctx, args...).Result()
+}
+
+// Masters are the servers that take writes now.
+func (r *Redis) Masters() ([]*RedisNode, error) {
+	switch r.Kind {
+	case Sentinel:
+		addr, err := r.masterBySentinels()
+		if err != nil {
+			return nil, err
+		}
+		i := slices.IndexFunc(r.Nodes, func(n *RedisNode) bool { return n.Addr == addr })
+		if i < 0 {
+			return nil, fmt.Errorf("the sentinels name an unknown master, %s", addr)
+		}
+		return r.Nodes[i : i+1], nil
+	default:
+		return r.Nodes, nil
+	}
+}
+
+// FlushAll empties every master, as an operator's mistake would.
+func (r *Redis) FlushAll() error {
+	if r.embedded != nil {
+		r.embedded.FlushAll()
+		return nil
+	}
+	masters, err := r.Masters()
+	if err != nil {
+		return err
+	}
+	for _, n := range masters {
+		if _, err := n.Do("FLUSHALL"); err != nil {
+			return fmt.Errorf("FLUSHALL on %s: %w", n.Addr, err)
+		}
+	}
+	return nil
+}
+
+// ErrEmbedded is the answer when a process is to be stopped and there is none.
+var ErrEmbedded = errors.New("the embedded Redis is no process of its own: it can't be paused or killed")
+
+// Pause stops every server with data (SIGSTOP). Sentinels run on: they find no replica fit to be promoted.
+func (r *Redis) Pause() error { return r.each((*Process).Pause) }
+
+// Resume lets them run on and returns when they serve.
+func (r *Redis) Resume() error {
+	if err := r.each((*Process).Resume); err != nil {
+		return err
+	}
+	return r.WaitReady(startDeadline)
+}
+
+// Kill ends every server with data (SIGKILL).
+func (r *Redis) Kill() error { return r.each((*Process).Kill) }
+
+// Restart starts every server with data again and returns when they serve. What was only in memory is gone.
+func (r *Redis) Restart() error {
+	if r.embedded != nil {
+		return ErrEmbedded
+	}
+	for _, n := range r.Nodes {
+		if err := n.Restart(); err != nil {
+			return err
+		}
+	}
+	return r.WaitReady(startDeadline)
+}
+
+func (r *Redis) each(do func(*Process)) error {
+	if r.embedded != nil {
+		return ErrEmbedded
+	}
+	for _, n := range r.Nodes {
+		do(n.Process)
+	}
+	return nil
+}
+
+// WaitReady returns when this Redis takes writes.
+func (r *Redis) WaitReady(within time.Duration) error {
+	err := Poll(within, func() error {
+		switch r.Kind {
+		case Embedded:
+			_, err := r.Do("PING")
+			return err
+		case Cluster:
+			return r.clusterReady()
+		default:
+			masters, err := r.Masters()
+			if err != nil {
+				return err
+			}
+			info, err := masters[0].info("replication")
+			if err == nil && info["role"] != "master" {
+				err = fmt.Errorf("%s is a %s", masters[0].Addr, info["role"])
+			}
+			return err
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("redis %s: %w", r.Kind, err)
+	}
+	return nil
+}
+
+// Reset brings a Redis back to what a new test expects: everything running, everything empty.
+func (r *Redis) Reset() error {
+	for _, n := range r.Nodes {
+		n.Resume()
+		if !n.Running() {
+			if err := n.Restart(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := r.WaitReady(startDeadline); err != nil {
+		return err
+	}
+	return r.FlushAll()
+}
