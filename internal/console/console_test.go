@@ -1,0 +1,140 @@
+package console
+
+import (
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"path"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+func get(t *testing.T, method, target string, header http.Header) *http.Response {
+	t.Helper()
+	r := httptest.NewRequest(method, target, nil)
+	for k, v := range header {
+		r.Header[k] = v
+	}
+	w := httptest.NewRecorder()
+	Handler().ServeHTTP(w, r)
+	return w.Result()
+}
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	b, err := fs.ReadFile(static, "static/"+name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestEveryFileComesWithItsTypeAndTheSecurityHeaders(t *testing.T) {
+	for target, wantType := range map[string]string{
+		"/":           "text/html; charset=utf-8",
+		"/app.js":     "text/javascript; charset=utf-8",
+		"/session.js": "text/javascript; charset=utf-8",
+		"/frames.js":  "text/javascript; charset=utf-8",
+		"/style.css":  "text/css; charset=utf-8",
+		"/icon.svg":   "image/svg+xml",
+	} {
+		for _, method := range []string{"GET", "HEAD"} {
+			res := get(t, method, target, nil)
+			if res.StatusCode != 200 {
+				t.Errorf("%s %s: status %d, want 200", method, target, res.StatusCode)
+			}
+			want := map[string]string{
+				"Content-Type":            wantType,
+				"Content-Security-Policy": policy,
+				"X-Content-Type-Options":  "nosniff",
+				"Referrer-Policy":         "no-referrer",
+				"Cache-Control":           "no-cache",
+			}
+			for k, v := range want {
+				if got := res.Header.Get(k); got != v {
+					t.Errorf("%s %s: %s is %q, want %q", method, target, k, got, v)
+				}
+			}
+		}
+	}
+}
+
+func TestAnUnchangedFileIsNotSentAgain(t *testing.T) {
+	etag := get(t, "GET", "/app.js", nil).Header.Get("ETag")
+	if etag == "" {
+		t.Fatal("no ETag")
+	}
+	if other := get(t, "GET", "/style.css", nil).Header.Get("ETag"); other == etag {
+		t.Errorf("two files have the ETag %s", etag)
+	}
+	res := get(t, "GET", "/app.js", http.Header{"If-None-Match": {etag}})
+	if res.StatusCode != http.StatusNotModified {
+		t.Errorf("with the same ETag: status %d, want 304", res.StatusCode)
+	}
+}
+
+func TestOnlyThePageIsServed(t *testing.T) {
+	for _, target := range []string{"/index.html", "/static/", "/static/app.js", "/nothing", "/../console.go", "/app.js/", "//"} {
+		if res := get(t, "GET", target, nil); res.StatusCode != http.StatusNotFound {
+			t.Errorf("%s: status %d, want 404", target, res.StatusCode)
+		}
+	}
+	res := get(t, "POST", "/", nil)
+	if res.StatusCode != http.StatusMethodNotAllowed || res.Header.Get("Allow") != "GET, HEAD" {
+		t.Errorf("POST /: status %d, Allow %q; want 405 and GET, HEAD", res.StatusCode, res.Header.Get("Allow"))
+	}
+}
+
+// The policy forbids what is inline or foreign, so a page that holds any would
+// look right here and be broken in the browser.
+func TestThePageHoldsNothingInlineOrForeign(t *testing.T) {
+	html := read(t, "index.html")
+	for name, pattern := range map[string]string{
+		"a script without src": `<script(>|[^>]*[^"]>)[^<]`,
+		"a style element":      `<style`,
+		"a style attribute":    `\sstyle=`,
+		"an event attribute":   `\son[a-z]+=`,
+		"a foreign resource":   `(src|href)="([a-z]+:|//)`,
+	} {
+		if found := regexp.MustCompile(pattern).FindString(html); found != "" {
+			t.Errorf("index.html holds %s: %s", name, found)
+		}
+	}
+	for _, ref := range regexp.MustCompile(`(?:src|href)="([^"]+)"`).FindAllStringSubmatch(html, -1) {
+		read(t, ref[1])
+	}
+	css := read(t, "style.css")
+	if strings.Contains(css, "url(") || strings.Contains(css, "@import") {
+		t.Error("style.css loads something")
+	}
+}
+
+// Names and contents come from strangers: they may enter the document as text
+// only.
+func TestScriptsNeverParseMarkup(t *testing.T) {
+	forbidden := regexp.MustCompile(`innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\b|new Function|javascript:`)
+	entries, err := fs.ReadDir(static, "static")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if path.Ext(e.Name()) != ".js" {
+			continue
+		}
+		if found := forbidden.FindString(read(t, e.Name())); found != "" {
+			t.Errorf("%s uses %s", e.Name(), found)
+		}
+	}
+}
+
+// Every element the scripts ask for by id is in the page.
+func TestScriptsAndPageAgreeOnIDs(t *testing.T) {
+	html := read(t, "index.html")
+	scripts := read(t, "app.js") + read(t, "frames.js")
+	for _, m := range regexp.MustCompile(`\$\('([a-z-]+)'\)|querySelector\('#([a-z-]+)'\)`).FindAllStringSubmatch(scripts, -1) {
+		if id := m[1] + m[2]; !strings.Contains(html, `id="`+id+`"`) {
+			t.Errorf("no element has the id %q", id)
+		}
+	}
+}
