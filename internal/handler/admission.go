@@ -1,0 +1,222 @@
+package handler
+
+import (
+	"encoding/json"
+	"math"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// Reason says why a handshake was refused before the upgrade: metric label, log field and field of the answer.
+type Reason string
+
+// The reasons. ReasonOrigin is answered 403, the others 503 with Retry-After.
+const (
+	ReasonDraining       Reason = "draining"
+	ReasonMaxConnections Reason = "max_connections"
+	ReasonConnectRate    Reason = "connect_rate"
+	ReasonAddressRate    Reason = "connect_rate_per_ip"
+	ReasonOrigin         Reason = "origin"
+)
+
+// How long a refused client is told to stay away at most, and when nothing better is known.
+const (
+	maxRetryAfter         = 30 * time.Second
+	retryMaxConnections   = 5 * time.Second
+	defaultAddressBuckets = 65_536
+)
+
+// Rejection is the answer to a handshake that is not let in.
+type Rejection struct {
+	Status     int           // 503, or 403 for a foreign origin
+	RetryAfter time.Duration // 0 = trying again won't help
+	Reason     Reason
+}
+
+// Write answers the request. The TCP connection is closed after it, since a refused client that kept it open would go on
+// using a file descriptor.
+func (x *Rejection) Write(w http.ResponseWriter) {
+	body := struct {
+		Title      string `json:"title"`
+		Status     int    `json:"status"`
+		Reason     Reason `json:"reason"`
+		RetryAfter int64  `json:"retryAfterMs,omitempty"`
+	}{Title: http.StatusText(x.Status), Status: x.Status, Reason: x.Reason}
+	header := w.Header()
+	if x.RetryAfter > 0 {
+		// Retry-After counts whole seconds (RFC 9110 section 10.2.3); rounding down would invite a second refusal.
+		seconds := max(1, int64(math.Ceil(x.RetryAfter.Seconds())))
+		header.Set("Retry-After", strconv.FormatInt(seconds, 10))
+		body.RetryAfter = seconds * 1000
+	}
+	header.Set("Connection", "close")
+	header.Set("Cache-Control", "no-store")
+	header.Set("Content-Type", "application/problem+json")
+	w.WriteHeader(x.Status)
+	_ = json.NewEncoder(w).Encode(body) // The client may be gone; nothing is left to do for it.
+}
+
+// AdmissionConfig says how many handshakes and connections this gateway takes. Zero means no limit, unless said otherwise.
+type AdmissionConfig struct {
+	ConnectRate      int     // handshakes a second on the whole gateway, and as many at once
+	ConnectRatePerIP int     // handshakes a second from one client address (IPv6: one /64), and as many at once
+	MaxConnections   int     // handshakes and connections at a time
+	TrustedProxies   Proxies // whose X-Forwarded-For names the client
+	AddressBuckets   int     // client addresses remembered at a time; 0 = 65,536
+}
+
+// Admission decides, before the upgrade, whether a handshake is let in. All methods may be called from any goroutine.
+type Admission struct {
+	// Immutable after NewAdmission.
+	cfg       AdmissionConfig
+	addresses *addressTable // nil = no limit for an address
+
+	// Any goroutine.
+	open     atomic.Int64
+	draining atomic.Bool
+	admitted atomic.Uint64
+	rejected [4]atomic.Uint64 // in the order of admissionReasons
+
+	mu      sync.Mutex
+	gateway *rate.Limiter // guarded by mu together with queue, so that both see times in one order; nil = no limit
+	queue   retryQueue    // guarded by mu
+}
+
+var admissionReasons = [4]Reason{ReasonDraining, ReasonMaxConnections, ReasonConnectRate, ReasonAddressRate}
+
+// NewAdmission makes an Admission that is open.
+func NewAdmission(cfg AdmissionConfig) *Admission {
+	a := &Admission{cfg: cfg}
+	if cfg.ConnectRate > 0 {
+		a.gateway = rate.NewLimiter(rate.Limit(cfg.ConnectRate), cfg.ConnectRate)
+		a.queue.rate = cfg.ConnectRate
+	}
+	if cfg.ConnectRatePerIP > 0 {
+		buckets := cfg.AddressBuckets
+		if buckets <= 0 {
+			buckets = defaultAddressBuckets
+		}
+		a.addresses = newAddressTable(cfg.ConnectRatePerIP, buckets)
+	}
+	return a
+}
+
+// Ticket is an admitted handshake's place among the connections. Whoever holds it must Release it when the handshake has
+// failed or the connection has ended; releasing twice does nothing.
+type Ticket struct {
+	Addr netip.Addr // the client's address; zero when the peer has none
+
+	admission *Admission
+	released  atomic.Bool
+}
+
+// Release gives the place free.
+func (t *Ticket) Release() {
+	if !t.released.Swap(true) {
+		t.admission.open.Add(-1)
+	}
+}
+
+// Admit lets a handshake in, or says how to refuse it: exactly one of the two results is nil. The address is asked before
+// the gateway, so that one flooding client does not use up the rate of all others.
+func (a *Admission) Admit(r *http.Request, now time.Time) (*Ticket, *Rejection) {
+	if a.draining.Load() {
+		return nil, a.reject(0, time.Second) // the balancer has other gateways
+	}
+	if open := a.open.Add(1); a.cfg.MaxConnections > 0 && open > int64(a.cfg.MaxConnections) {
+		a.open.Add(-1)
+		return nil, a.reject(1, retryMaxConnections)
+	}
+	addr := a.cfg.TrustedProxies.ClientAddr(r)
+	if a.addresses != nil {
+		if wait := a.addresses.take(bucketKey(addr), now); wait > 0 {
+			a.open.Add(-1)
+			return nil, a.reject(3, wait)
+		}
+	}
+	if wait := a.takeGateway(now); wait > 0 {
+		a.open.Add(-1)
+		return nil, a.reject(2, wait)
+	}
+	a.admitted.Add(1)
+	return &Ticket{Addr: addr, admission: a}, nil
+}
+
+// Drain refuses every handshake from now on.
+func (a *Admission) Drain() { a.draining.Store(true) }
+
+// Open is the number of handshakes and connections that hold a ticket.
+func (a *Admission) Open() int { return int(a.open.Load()) }
+
+// AdmissionStats counts decisions since the start.
+type AdmissionStats struct {
+	Open     int
+	Admitted uint64
+	Rejected map[Reason]uint64 // every reason but ReasonOrigin, also those at 0
+}
+
+// Stats reads the counters.
+func (a *Admission) Stats() AdmissionStats {
+	s := AdmissionStats{Open: a.Open(), Admitted: a.admitted.Load(), Rejected: make(map[Reason]uint64, len(admissionReasons))}
+	for i, reason := range admissionReasons {
+		s.Rejected[reason] = a.rejected[i].Load()
+	}
+	return s
+}
+
+func (a *Admission) reject(reason int, wait time.Duration) *Rejection {
+	a.rejected[reason].Add(1)
+	return &Rejection{
+		Status:     http.StatusServiceUnavailable,
+		RetryAfter: min(max(wait, time.Second), maxRetryAfter),
+		Reason:     admissionReasons[reason],
+	}
+}
+
+// takeGateway takes one handshake from the whole gateway's rate. It returns 0, or how long to stay away.
+func (a *Admission) takeGateway(now time.Time) time.Duration {
+	if a.gateway == nil {
+		return 0
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.gateway.AllowN(now, 1) {
+		return 0
+	}
+	return a.queue.next(now)
+}
+
+// retryQueue spreads the return of those refused by the gateway's rate. Told the same second, they would all come at once
+// again; so each second ahead is given to as many of them as the rate will take.
+type retryQueue struct {
+	rate int
+	last time.Time // up to here the queue has moved on
+	wait float64   // refused clients that are expected back
+}
+
+func (q *retryQueue) next(now time.Time) time.Duration {
+	if passed := now.Sub(q.last); passed > 0 {
+		q.wait = max(0, q.wait-passed.Seconds()*float64(q.rate))
+		q.last = now
+	}
+	limit := maxRetryAfter.Seconds() * float64(q.rate)
+	q.wait = min(q.wait+1, limit)
+	return time.Duration(math.Ceil(q.wait/float64(q.rate))) * time.Second
+}
+
+// bucketKey is what one client can't easily have many of: an IPv4 address, or the /64 a site gets of IPv6.
+func bucketKey(addr netip.Addr) netip.Addr {
+	if addr.Is6() {
+		prefix, err := addr.Prefix(64)
+		if err == nil {
+			return prefix.Addr()
+		}
+	}
+	return addr
+}
