@@ -227,6 +227,9 @@ func freePort(o owner) (int, error) {
 	return 0, errors.New("no free port found")
 }
 
+// stop is an error that more polling won't change.
+type stop struct{ error }
+
 // Poll calls done until it returns nil, and returns its last error when that takes longer than within.
 func Poll(within time.Duration, done func() error) error {
 	deadline := time.Now().Add(within)
@@ -234,6 +237,9 @@ func Poll(within time.Duration, done func() error) error {
 		err := done()
 		if err == nil {
 			return nil
+		}
+		if hopeless, ok := err.(stop); ok {
+			return hopeless.error
 		}
 		if !time.Now().Before(deadline) {
 			return fmt.Errorf("not within %v: %w", within, err)
