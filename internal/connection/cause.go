@@ -1,0 +1,129 @@
+package connection
+
+import (
+	"fmt"
+
+	"chatgate/internal/protocol"
+)
+
+// Kind is the one enum for why a connection ended.
+type Kind uint8
+
+// The kinds of ends. Their String is the metric label and the log field; what each is closed with stands in kinds.
+const (
+	KindUnknown          Kind = iota // never the kind of an end: the zero value
+	KindClientClose                  // the client sent a close frame; Cause.Code is the client's
+	KindNetwork                      // the socket failed, or ended without a close frame
+	KindSlowConsumer                 // the client does not read what is sent to it
+	KindHeartbeatTimeout             // no text frame for SilenceTimeout
+	KindPingTimeout                  // not a byte within PongWait of a ping
+	KindMessageTimeout               // a message begun, and not complete within MessageTimeout
+	KindRegisterTimeout              // no identity within RegisterTimeout
+	KindMaxAge                       // older than MaxAge
+	KindSuperseded                   // the cluster had given the connection up
+	KindRebalance                    // moved to spread connections evenly
+	KindTokenExpired                 // the token ran out
+	KindReplaced                     // the same device, or one connection too many, came elsewhere
+	KindKicked                       // ended by an operator
+	KindRevoked                      // the token was revoked
+	KindDraining                     // this gateway is stopping
+	KindUnauthorized                 // register was refused
+	KindTooManyErrors                // one bad frame after another
+	KindTooLarge                     // a message over MaxFrameBytes
+	KindBadData                      // a binary message, or text that is not UTF-8
+	KindProtocol                     // what came was not WebSocket
+	KindInternal                     // a mistake of ours
+	numKinds
+)
+
+// kinds says what each kind is called and closed with unless the Cause says otherwise.
+var kinds = [numKinds]struct {
+	name   string
+	code   protocol.CloseCode
+	abrupt bool // the client can't be reached any more: no waiting for it
+}{
+	KindUnknown:          {"unknown", protocol.CloseInternalError, false},
+	KindClientClose:      {"client_close", protocol.CloseNormal, false},
+	KindNetwork:          {"network", protocol.CloseAbnormal, true},
+	KindSlowConsumer:     {"slow_consumer", protocol.CloseSlowConsumer, true},
+	KindHeartbeatTimeout: {"heartbeat_timeout", protocol.CloseHeartbeatTimeout, false},
+	KindPingTimeout:      {"ping_timeout", protocol.ClosePingTimeout, false},
+	// A client that uploads over a very poor line is the honest case of it, so it may come back.
+	KindMessageTimeout:  {"message_timeout", protocol.CloseHeartbeatTimeout, false},
+	KindRegisterTimeout: {"register_timeout", protocol.CloseRegisterTimeout, false},
+	KindMaxAge:          {"max_age", protocol.CloseMaxAge, false},
+	KindSuperseded:      {"superseded", protocol.CloseSuperseded, false},
+	KindRebalance:       {"rebalance", protocol.CloseRebalance, false},
+	KindTokenExpired:    {"token_expired", protocol.CloseTokenExpired, false},
+	KindReplaced:        {"replaced", protocol.CloseReplaced, false},
+	KindKicked:          {"kicked", protocol.CloseKicked, false},
+	KindRevoked:         {"revoked", protocol.CloseRevoked, false},
+	KindDraining:        {"draining", protocol.CloseDraining, false},
+	KindUnauthorized:    {"unauthorized", protocol.CloseUnauthorized, false},
+	KindTooManyErrors:   {"too_many_errors", protocol.CloseTooManyErrors, false},
+	KindTooLarge:        {"too_large", protocol.CloseTooBig, false},
+	KindBadData:         {"bad_data", protocol.CloseUnsupportedData, false},
+	KindProtocol:        {"protocol", protocol.CloseProtocolError, false},
+	KindInternal:        {"internal", protocol.CloseInternalError, false},
+}
+
+func (k Kind) String() string {
+	if k < numKinds {
+		return kinds[k].name
+	}
+	return kinds[KindUnknown].name
+}
+
+// Code is what a connection is closed with for this kind, unless its Cause has a code of its own.
+func (k Kind) Code() protocol.CloseCode {
+	if k < numKinds {
+		return kinds[k].code
+	}
+	return kinds[KindUnknown].code
+}
+
+// Kinds lists every kind a connection can end with, for the labels of metrics.
+func Kinds() []Kind {
+	all := make([]Kind, 0, numKinds-1)
+	for k := KindUnknown + 1; k < numKinds; k++ {
+		all = append(all, k)
+	}
+	return all
+}
+
+// Cause says why a connection ended: the close code, the metric label, the log field and what stop hooks are told.
+type Cause struct {
+	Kind     Kind
+	Code     protocol.CloseCode // 0: the kind's own
+	Reason   string             // for people; empty: the name of the code, except for KindClientClose, where it is the client's
+	By       string             // who ended it, if somebody did
+	AfterMs  int64              // told to the client: come back no sooner, ms
+	WindowMs int64              // told to the client: and spread over this long, ms
+	Err      error              // what the socket said, if that was the cause
+}
+
+// Error makes a Cause what context.Cause returns for the connection's context.
+func (c Cause) Error() string {
+	if c.Err != nil {
+		return fmt.Sprintf("connection ended: %s (%d): %v", c.Kind, c.Code, c.Err)
+	}
+	return fmt.Sprintf("connection ended: %s (%d)", c.Kind, c.Code)
+}
+
+func (c Cause) Unwrap() error { return c.Err }
+
+// complete fills in what the caller left to the kind.
+func (c Cause) complete() Cause {
+	if c.Kind == KindUnknown || c.Kind >= numKinds {
+		c.Kind = KindInternal
+	}
+	if c.Code == 0 {
+		c.Code = c.Kind.Code()
+	}
+	if c.Reason == "" && c.Kind != KindClientClose {
+		c.Reason = c.Code.Name()
+	}
+	return c
+}
+
+func (c *Cause) abrupt() bool { return kinds[c.Kind].abrupt }

@@ -1,0 +1,239 @@
+package connection
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gorilla/websocket"
+
+	"chatgate/internal/protocol"
+)
+
+// pooledBytes is the largest buffer, of reading or writing, that is kept for the next user.
+const pooledBytes = 64 << 10
+
+// readBuffer holds one message while it is read and handled.
+type readBuffer struct{ b []byte }
+
+var readBuffers = sync.Pool{New: func() any { return &readBuffer{b: make([]byte, 0, 1024)} }}
+
+// Run reads until the connection has ended, and hands each text message to handle, whose argument is valid until it returns. It is
+// called once, by the goroutine that is the reader from then on, and returns when the socket is closed and what it held is given back.
+// Only hooks may then still be running, and with them the values they can read.
+func (c *Connection) Run(handle func(frame []byte)) Cause {
+	defer c.finish() // also when handle panics
+	c.linger(c.read(handle))
+	return *c.cause.Load()
+}
+
+// read returns the error that ended the reading, never nil.
+func (c *Connection) read(handle func([]byte)) error {
+	for {
+		kind, r, err := c.ws.NextReader()
+		if err != nil {
+			return err
+		}
+		c.tally.frameIn()
+		if c.closing() {
+			continue // the next NextReader throws the message away; what counts now is the client's close frame
+		}
+		if kind != websocket.TextMessage {
+			c.Close(Cause{Kind: KindBadData, Reason: "binary message"})
+			continue
+		}
+		frame, err := c.readMessage(r)
+		if err != nil {
+			return err
+		}
+		if c.closing() {
+			continue
+		}
+		if !utf8.Valid(frame) {
+			c.Close(Cause{Kind: KindBadData, Code: protocol.CloseInvalidPayload, Reason: "text that is not UTF-8"})
+			continue
+		}
+		c.busy.Store(true)
+		handle(frame)
+		c.Text()
+		c.busy.Store(false)
+	}
+}
+
+// readMessage reads to the end of a message. gorilla has checked its announced length against the limit before it is read.
+func (c *Connection) readMessage(r io.Reader) ([]byte, error) {
+	if c.rbuf == nil {
+		c.rbuf = readBuffers.Get().(*readBuffer)
+	}
+	c.inMessage = true
+	c.messageBegan.Store(c.lastByte.Load())
+	b := c.rbuf.b[:0]
+	for {
+		if len(b) == cap(b) {
+			b = append(b, 0)[:len(b)]
+		}
+		n, err := r.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		c.rbuf.b = b
+		if err == io.EOF {
+			c.inMessage = false
+			c.messageBegan.Store(0)
+			return b, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (c *Connection) returnReadBuffer() {
+	if c.rbuf == nil {
+		return
+	}
+	if cap(c.rbuf.b) <= pooledBytes {
+		readBuffers.Put(c.rbuf)
+	}
+	c.rbuf = nil
+}
+
+// Text notes that a text frame came. Run calls it after the frame was handled, so that time spent waiting for us, in Acquire or
+// elsewhere, never counts as the client's silence.
+func (c *Connection) Text() {
+	now := c.cfg.now()
+	c.lastPing.Store(now)
+	c.lastByte.Store(now)
+}
+
+// Acquire takes a place in the in-flight window. Only the reader calls it, and it waits there until Release makes room: the socket is
+// not read meanwhile, and TCP tells the client. False: the connection is closing, and nothing was taken.
+func (c *Connection) Acquire() bool {
+	limit := int32(c.cfg.InFlight)
+	for !c.closing() {
+		n := c.inFlight.Load()
+		if limit <= 0 || n < limit {
+			if c.inFlight.CompareAndSwap(n, n+1) {
+				return true
+			}
+			continue
+		}
+		if c.wake == nil {
+			c.wake = make(chan struct{}, 1)
+		}
+		// Announce, then look again. A Release that came before the announcement is seen by the look, a later one sees the announcement;
+		// the same goes for Close. A wake-up left over from before only makes one round more.
+		c.waiting.Store(true)
+		if c.inFlight.Load() >= limit && !c.closing() {
+			<-c.wake
+		}
+		c.lastByte.Store(c.cfg.now()) // held, not silent
+		c.waiting.Store(false)
+	}
+	return false
+}
+
+// Release gives back what Acquire took. Any goroutine, once for each Acquire that returned true.
+func (c *Connection) Release() {
+	if c.inFlight.Add(-1) < 0 {
+		panic("connection: Release without Acquire")
+	}
+	c.wakeReader()
+}
+
+func (c *Connection) wakeReader() {
+	if !c.waiting.Load() {
+		return
+	}
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// pinged answers a ping. On the reader.
+func (c *Connection) pinged(data string) error {
+	c.appendPong(data)
+	c.Flush()
+	return nil
+}
+
+// clientClosed answers the client's close frame with its own code, as RFC 6455 §5.5.1 has it. No closing frame: the client knows. On
+// the reader, which returns with a *websocket.CloseError right after.
+func (c *Connection) clientClosed(code int, text string) error {
+	c.Close(Cause{Kind: KindClientClose, Code: protocol.CloseCode(code), Reason: text})
+	return nil
+}
+
+// refuse turns the close frame that gorilla would send into a Close. On the reader, inside of gorilla.
+func (c *Connection) refuse(frame []byte) {
+	c.refused = true
+	cause := Cause{Kind: KindProtocol}
+	if len(frame) >= 4 {
+		cause.Code = protocol.CloseCode(binary.BigEndian.Uint16(frame[2:]))
+		cause.Reason = string(frame[4:])
+	}
+	if cause.Code == protocol.CloseTooBig {
+		cause.Kind = KindTooLarge
+		cause.Reason = ""
+	}
+	c.Close(cause)
+}
+
+// linger makes sure that there is a cause, and lets the closing handshake end: at most CloseWait after Close.
+func (c *Connection) linger(err error) {
+	var byClient *websocket.CloseError
+	// gorilla reports an end without a close frame as a close frame with 1006.
+	handshaken := errors.As(err, &byClient) && byClient.Code != websocket.CloseAbnormalClosure
+	if errors.Is(err, websocket.ErrReadLimit) {
+		c.refused = true
+		c.Close(Cause{Kind: KindTooLarge})
+	}
+	if !handshaken {
+		c.Close(Cause{Kind: KindNetwork, Err: err})
+	}
+	if c.cause.Load().abrupt() {
+		return
+	}
+	if c.refused {
+		// The client is still sending what we can't read. Closing now would reset the socket and could destroy the close frame on its
+		// way, so shut our side and read on until the client has seen it.
+		c.shutWrite()
+		c.discard()
+	}
+	if handshaken || c.refused {
+		c.awaitWriter(c.cfg.CloseWait)
+	}
+}
+
+// discard reads and forgets until the client ends or the read deadline set by Close passes.
+func (c *Connection) discard() {
+	if c.rbuf == nil {
+		c.rbuf = readBuffers.Get().(*readBuffer)
+	}
+	b := c.rbuf.b[:cap(c.rbuf.b)]
+	for {
+		n, err := c.nc.Read(b)
+		c.tally.read(n)
+		if err != nil {
+			return
+		}
+	}
+}
+
+// awaitWriter waits for the writer goroutine, if there is one, to end.
+func (c *Connection) awaitWriter(limit time.Duration) {
+	c.mu.Lock()
+	writer := c.writer
+	c.mu.Unlock()
+	if writer == nil {
+		return
+	}
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-writer:
+	case <-timer.C:
+	}
+}
