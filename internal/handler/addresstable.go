@@ -8,15 +8,13 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// How many of the longest idle buckets one call looks at: to make room, and to give back room nobody needs any more.
-const (
-	evictScan = 4
-	shrinkBy  = 2
-)
+// shrinkBy is how many buckets one call drops that nobody has used for long.
+const shrinkBy = 2
 
 // addressTable holds one token bucket for each client address, a fixed number of them at most. A full bucket remembers
-// nothing that a new one would not, so dropping it changes nothing; one that isn't full is never dropped, or a client could
-// shed its limit by flooding the table from other addresses. When no bucket can be dropped, newcomers share one.
+// nothing that a new one would not, so giving it away changes nothing; one that isn't full is never given away, or a client
+// could shed its limit by flooding the table from other addresses. While the longest idle bucket is not full and the table
+// has no room, for a second at most, newcomers share one.
 //
 // All methods may be called from any goroutine.
 type addressTable struct {
@@ -72,14 +70,15 @@ func (t *addressTable) len() int {
 	return len(t.buckets)
 }
 
-// bucket finds or makes addr's bucket; nil when there is no room. The caller holds mu.
+// bucket finds addr's bucket, or makes it out of the longest idle one when that is full; nil when there is no room. The
+// caller holds mu.
 func (t *addressTable) bucket(addr netip.Addr, now time.Time) *bucket {
 	if b, ok := t.buckets[addr]; ok {
 		return b
 	}
-	b := t.reusable(now)
+	b := t.ends.newer
 	switch {
-	case b != nil:
+	case b != &t.ends && t.full(b, now):
 		b.unlink()
 		delete(t.buckets, b.addr)
 	case len(t.buckets) < t.bound:
@@ -91,24 +90,6 @@ func (t *addressTable) bucket(addr netip.Addr, now time.Time) *bucket {
 	t.buckets[addr] = b
 	t.pushNewest(b)
 	return b
-}
-
-// reusable is a bucket that is full, so that its owner loses nothing: the longest idle one when it has been idle long
-// enough, and when the table is full also a few of the next, which may have used a single token just now. The caller holds mu.
-func (t *addressTable) reusable(now time.Time) *bucket {
-	oldest := t.ends.newer
-	if oldest != &t.ends && t.full(oldest, now) {
-		return oldest
-	}
-	if len(t.buckets) < t.bound {
-		return nil
-	}
-	for b, i := oldest, 0; b != &t.ends && i < evictScan; b, i = b.newer, i+1 {
-		if t.full(b, now) {
-			return b
-		}
-	}
-	return nil
 }
 
 // shrink drops a few buckets that have been idle for long, so that the memory a flood took comes back. The caller holds mu.
