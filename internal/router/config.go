@@ -1,0 +1,64 @@
+package router
+
+import (
+	"log/slog"
+	"time"
+
+	"chatgate/internal/keyspace"
+	"chatgate/internal/protocol"
+)
+
+// Config is what a Router needs to know.
+type Config struct {
+	// Gateway is this gateway: configured name and random boot id.
+	Gateway protocol.GatewayID
+	// Layout is how the keyspace is grouped.
+	Layout keyspace.Layout
+	Log    *slog.Logger
+
+	// BatchMessages and BatchBytes bound one call; four times as many messages
+	// and twice as many bytes go when the last round trip took over SlowTrip.
+	BatchMessages, BatchBytes int
+	SlowTrip                  time.Duration
+	// LaneBytes and LaneWait bound what waits in a lane; past either a message is
+	// refused as overloaded.
+	LaneBytes int
+	LaneWait  time.Duration
+	// Attempt bounds one attempt of a call, Attempts how often the identical
+	// batch is tried before its outcome is called unknown.
+	Attempt  time.Duration
+	Attempts int
+	// Suspect is the age of a call in flight from which on further messages are
+	// refused as unavailable instead of waiting behind it.
+	Suspect time.Duration
+	// Probe is how often an unreachable Redis is asked whether it is back.
+	Probe time.Duration
+
+	// HoldersTTL is how long ephemeral messages trust a cached list of holders.
+	HoldersTTL time.Duration
+	// Starved is the silence on a channel after which it is subscribed anew: a
+	// pulse should have come every second.
+	Starved time.Duration
+	// HeldBytes bounds what a connection that is being attached may have waiting.
+	HeldBytes int
+
+	// Kept is how many messages a log keeps, for at most Retention; LogTTL is how
+	// long positions outlive them.
+	Kept              int
+	Retention, LogTTL time.Duration
+
+	// OnKick is told of a kick for a connection of this gateway. It must not block.
+	OnKick func(protocol.Kick)
+}
+
+// DefaultConfig returns the figures of docs/architecture.md, without identity.
+func DefaultConfig() Config {
+	return Config{
+		BatchMessages: 64, BatchBytes: 64 << 10, SlowTrip: 5 * time.Millisecond,
+		LaneBytes: 8 << 20, LaneWait: 300 * time.Millisecond,
+		Attempt: 330 * time.Millisecond, Attempts: 3,
+		Suspect: 250 * time.Millisecond, Probe: 100 * time.Millisecond,
+		HoldersTTL: time.Second, Starved: 4 * time.Second, HeldBytes: 256 << 10,
+		Kept: 1000, Retention: 7 * 24 * time.Hour, LogTTL: 37 * 24 * time.Hour,
+	}
+}

@@ -1,0 +1,226 @@
+package router
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+
+	"chatgate/internal/connection"
+	"chatgate/internal/keyspace"
+	"chatgate/internal/protocol"
+)
+
+// deliverer hands what arrives on one group's channel to local connections. It
+// never waits for a socket: it appends to outboxes, and flushes each touched
+// connection once.
+type deliverer struct {
+	// Immutable after New.
+	router   *Router
+	group    keyspace.Group
+	payloads chan string   // never closed
+	commands chan command  // never closed
+	stopped  chan struct{} // closed when run ends
+
+	// Any goroutine.
+	pulsed atomic.Int64 // when the last pulse came, ns of Router.clock; 0: none
+
+	// Owned by run.
+	feeds  map[protocol.Address]*feed
+	number uint64 // last number seen on the channel; 0: none since subscribing
+	wire   []byte // one frame with its WebSocket header, built once for all members
+	tail   []byte
+	out    connection.Batch
+}
+
+const (
+	// payloadQueue is how many envelopes may wait for the deliverer. When it is
+	// full the receiver stops reading and Redis holds the rest.
+	payloadQueue = 1024
+	// commandQueue lets a burst of registrations go on while the deliverer works.
+	commandQueue = 256
+	// flushEvery bounds how many envelopes share one flush.
+	flushEvery = 16
+)
+
+func newDeliverer(r *Router, g keyspace.Group) *deliverer {
+	return &deliverer{
+		router: r, group: g, feeds: make(map[protocol.Address]*feed),
+		payloads: make(chan string, payloadQueue), commands: make(chan command, commandQueue), stopped: make(chan struct{}),
+	}
+}
+
+// offer hands over an ephemeral envelope for local connections; false when the
+// deliverer is too busy, which for ephemeral messages means dropped.
+func (d *deliverer) offer(payload string) bool {
+	select {
+	case d.payloads <- payload:
+		return true
+	default:
+		return false
+	}
+}
+
+func (d *deliverer) run(ctx context.Context) {
+	defer close(d.stopped)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case cmd := <-d.commands:
+			d.do(cmd)
+		case p := <-d.payloads:
+			d.open(p)
+		}
+		d.more()
+		d.out.Flush()
+	}
+}
+
+// more takes what waits already, so that connections touched by several
+// envelopes are flushed once.
+func (d *deliverer) more() {
+	for range flushEvery {
+		select {
+		case cmd := <-d.commands:
+			d.do(cmd)
+		case p := <-d.payloads:
+			d.open(p)
+		default:
+			return
+		}
+	}
+}
+
+// open takes an envelope apart.
+func (d *deliverer) open(payload string) {
+	d.router.counts.envelopes.Add(1)
+	kind, body, err := protocol.OpenEnvelope(payload)
+	if err == nil {
+		switch kind {
+		case protocol.EnvelopeMessages:
+			var number uint64
+			var records protocol.Records
+			if number, records, err = protocol.OpenMessages(body); err == nil {
+				d.sequence(number, number-1)
+				err = d.deliverAll(records)
+			}
+		case protocol.EnvelopeEphemeral:
+			err = d.deliverAll(protocol.OpenEphemeral(body))
+		case protocol.EnvelopePulse:
+			var p protocol.Pulse
+			if p, err = protocol.OpenPulse(body); err == nil {
+				d.sequence(p.Number, p.Number)
+				d.pulsed.Store(d.router.clock())
+			}
+		case protocol.EnvelopeKick:
+			var k protocol.Kick
+			if k, err = protocol.OpenKick(body); err == nil && d.router.cfg.OnKick != nil {
+				d.router.cfg.OnKick(k)
+			}
+		case protocol.EnvelopeState:
+			// Watches are held by nobody yet, so no script sends this.
+		}
+	}
+	if err != nil {
+		d.router.counts.unreadable.Add(1)
+		d.router.cfg.Log.Warn("envelope not understood", "group", string(d.group), "bytes", len(payload), "err", err)
+	}
+}
+
+// sequence notes the channel's number. A channel is FIFO, so when the one before
+// isn't the last seen, publishes were lost between.
+func (d *deliverer) sequence(number, before uint64) {
+	if d.number != 0 && before > d.number {
+		d.router.counts.missedPublishes.Add(before - d.number)
+	}
+	d.number = number
+}
+
+func (d *deliverer) deliverAll(records protocol.Records) error {
+	var rec protocol.Record
+	for {
+		more, err := records.Next(&rec)
+		if !more || err != nil {
+			return err
+		}
+		d.deliverMessage(&rec)
+	}
+}
+
+// deliverMessage hands one message to the local connections of its address. It
+// looks at nothing else and never forwards. The frame is built once; each member
+// costs one append.
+func (d *deliverer) deliverMessage(rec *protocol.Record) {
+	f := d.feeds[rec.Address]
+	if f == nil {
+		d.router.counts.unheld.Add(1)
+		return
+	}
+	if rec.Epoch != "" && !d.advance(f, rec) {
+		return
+	}
+	var wire []byte
+	for i := range f.members {
+		m := &f.members[i]
+		if m.waiting != nil {
+			d.keep(m.waiting, rec)
+			continue
+		}
+		if m.after != 0 && rec.Epoch != "" {
+			if rec.Offset <= m.after {
+				continue
+			}
+			m.after = 0
+		}
+		if wire == nil {
+			wire = d.frame(rec.Epoch, rec.Offset, rec.Frame)
+		}
+		if d.out.AppendFrame(m.conn, wire) {
+			d.router.counts.delivered.Add(1)
+		}
+	}
+}
+
+// advance moves the feed to a stored message's position; false for one that it
+// had already.
+func (d *deliverer) advance(f *feed, rec *protocol.Record) bool {
+	if rec.Epoch == f.epoch {
+		if rec.Offset <= f.offset {
+			d.router.counts.duplicates.Add(1)
+			return false
+		}
+		if rec.Offset != f.offset+1 {
+			d.router.counts.holes.Add(1)
+		}
+	}
+	if rec.Epoch != f.epoch {
+		f.epoch = strings.Clone(rec.Epoch) // not the envelope it came in
+	}
+	f.offset = rec.Offset
+	return true
+}
+
+// keep stores a message for a member that isn't live yet.
+func (d *deliverer) keep(w *waiting, rec *protocol.Record) {
+	if rec.Epoch == "" || w.overflow {
+		return
+	}
+	if w.bytes += len(rec.Frame); w.bytes > d.router.cfg.HeldBytes {
+		w.overflow, w.messages = true, nil
+		return
+	}
+	// The record aliases a whole envelope; what waits must not keep it alive.
+	w.messages = append(w.messages, waitingMessage{
+		epoch: strings.Clone(rec.Epoch), offset: rec.Offset, frame: strings.Clone(rec.Frame),
+	})
+}
+
+// frame builds the WebSocket frame of a message at its position. The result is
+// valid until the next call.
+func (d *deliverer) frame(epoch string, offset uint64, head string) []byte {
+	d.tail = protocol.AppendMessageTail(d.tail[:0], epoch, offset)
+	d.wire = connection.AppendTextHeader(d.wire[:0], len(head)+len(d.tail))
+	d.wire = append(d.wire, head...)
+	d.wire = append(d.wire, d.tail...)
+	return d.wire
+}

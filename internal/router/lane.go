@@ -1,0 +1,225 @@
+package router
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"chatgate/internal/connection"
+	"chatgate/internal/keyspace"
+	"chatgate/internal/protocol"
+)
+
+// lane carries the stored messages of one group: one call in flight, so that
+// nothing is reordered, and what arrives meanwhile is the next batch. There is
+// no timer: an idle lane sends at once.
+type lane struct {
+	// Immutable after New.
+	router *Router
+	group  keyspace.Group
+
+	// inFlight is when the attempt under way began, in ns since the router was
+	// made; 0 when there is none.
+	inFlight atomic.Int64
+
+	mu      sync.Mutex
+	pending []*Message    // guarded by mu
+	bytes   int           // guarded by mu; of pending
+	trip    time.Duration // guarded by mu; smoothed length of a call
+	busy    bool          // guarded by mu; a worker runs
+	down    bool          // guarded by mu; Redis did not answer: refuse at once
+
+	// Owned by the worker.
+	batch []*Message
+	call  call
+	out   connection.Batch
+}
+
+// put takes a message, or refuses it by setting its Result.
+func (l *lane) put(m *Message) bool {
+	cfg := &l.router.cfg
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.router.closed.Load():
+		m.fail(protocol.CodeUnavailable, "gateway is stopping", time.Second)
+		return false
+	case l.down || l.suspect():
+		l.router.counts.refusedUnavailable.Add(1)
+		m.fail(protocol.CodeUnavailable, "redis does not answer", 2*cfg.Probe)
+		return false
+	case l.bytes+m.size() > cfg.LaneBytes || l.wait() > cfg.LaneWait:
+		l.router.counts.refusedOverloaded.Add(1)
+		m.fail(protocol.CodeOverloaded, "too many messages wait", cfg.LaneWait)
+		return false
+	}
+	m.next = time.Now()
+	l.pending = append(l.pending, m)
+	l.bytes += m.size()
+	if !l.busy {
+		l.busy = true
+		l.router.running.Add(1)
+		go l.work()
+	}
+	return true
+}
+
+// suspect reports whether the call in flight has been out for too long.
+func (l *lane) suspect() bool {
+	at := l.inFlight.Load()
+	return at != 0 && l.router.clock()-at > int64(l.router.cfg.Suspect)
+}
+
+// wait estimates for how long a further message would be in the lane. mu is held.
+func (l *lane) wait() time.Duration {
+	if len(l.pending) == 0 {
+		return 0
+	}
+	byAge := time.Since(l.pending[0].next)
+	byCalls := time.Duration(len(l.pending)/l.router.cfg.BatchMessages) * l.trip
+	return max(byAge, byCalls)
+}
+
+// take moves the next batch out of pending; false when there is none, and then
+// the worker must end.
+func (l *lane) take() bool {
+	cfg := &l.router.cfg
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	messages, bytes := cfg.BatchMessages, cfg.BatchBytes
+	if l.trip > cfg.SlowTrip {
+		messages, bytes = 4*messages, 2*bytes
+	}
+	n, total := 0, 0
+	for n < len(l.pending) && n < messages && (n == 0 || total+len(l.pending[n].Frame) <= bytes) {
+		total += len(l.pending[n].Frame)
+		l.bytes -= l.pending[n].size()
+		n++
+	}
+	if n == 0 {
+		l.busy = false
+		return false
+	}
+	l.batch = append(l.batch[:0], l.pending[:n]...)
+	rest := copy(l.pending, l.pending[n:])
+	clear(l.pending[rest:])
+	l.pending = l.pending[:rest]
+	return true
+}
+
+// refuse answers everything that waits: it was never sent, so it is certainly
+// not stored.
+func (l *lane) refuse(out *connection.Batch) {
+	l.mu.Lock()
+	waiting := l.pending
+	l.pending, l.bytes = nil, 0
+	l.mu.Unlock()
+	for _, m := range waiting {
+		l.router.counts.refusedUnavailable.Add(1)
+		m.fail(protocol.CodeUnavailable, "redis does not answer", 2*l.router.cfg.Probe)
+		m.Done(out, m)
+	}
+	out.Flush()
+}
+
+// work sends batches until there is nothing to send. When Redis doesn't answer
+// it stays, to probe.
+func (l *lane) work() {
+	defer l.router.running.Done()
+	for l.take() {
+		l.inFlight.Store(l.router.clock())
+		err := l.send()
+		l.inFlight.Store(0)
+		for _, m := range l.batch {
+			m.Done(&l.out, m)
+		}
+		l.out.Flush()
+		clear(l.batch)
+		if err != nil {
+			l.probe()
+		}
+	}
+}
+
+// send carries the batch to Redis: the identical call, in order, at most
+// Attempts times. It returns nil when Redis answered.
+func (l *lane) send() error {
+	cfg := &l.router.cfg
+	l.call.build(l)
+	began := time.Now()
+	var err error
+	ambiguous := false // an attempt may have been executed
+	for range cfg.Attempts {
+		ctx, cancel := context.WithTimeout(l.router.ctx, cfg.Attempt)
+		tried := time.Now()
+		var reply any
+		reply, err = l.router.sendScript.Run(ctx, l.router.lanes.client, l.call.keys, l.call.args...).Result()
+		cancel()
+		l.router.counts.calls.Add(1)
+		if err == nil {
+			if err = l.call.read(l, reply); err == nil {
+				l.measure(time.Since(tried))
+				return nil
+			}
+		}
+		if !notExecuted(err) {
+			ambiguous = true
+		}
+		if l.router.ctx.Err() != nil || time.Since(began) > time.Duration(cfg.Attempts)*cfg.Attempt {
+			break
+		}
+		if ambiguous || transient(err) {
+			continue
+		}
+		break // refused for good: asking again at once changes nothing
+	}
+	l.router.counts.failedCalls.Add(1)
+	l.router.cfg.Log.Warn("send failed", "group", string(l.group), "messages", len(l.batch), "ambiguous", ambiguous, "err", err)
+	for _, m := range l.batch {
+		if ambiguous {
+			m.fail(protocol.CodeUnknown, "outcome not known, repeat with the same id", 2*cfg.Probe)
+		} else {
+			m.fail(protocol.CodeUnavailable, "redis does not answer", 2*cfg.Probe)
+		}
+	}
+	return err
+}
+
+// measure smooths the length of a call over about eight of them.
+func (l *lane) measure(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.trip += (d - l.trip) / 8
+}
+
+// probe refuses everything until Redis executes an empty batch of this lane.
+func (l *lane) probe() {
+	cfg := &l.router.cfg
+	l.setDown(true)
+	defer l.setDown(false)
+	tick := time.NewTicker(cfg.Probe)
+	defer tick.Stop()
+	for {
+		l.refuse(&l.out)
+		select {
+		case <-l.router.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		l.batch = l.batch[:0]
+		l.call.build(l)
+		ctx, cancel := context.WithTimeout(l.router.ctx, cfg.Attempt)
+		err := l.router.sendScript.Run(ctx, l.router.lanes.client, l.call.keys, l.call.args...).Err()
+		cancel()
+		if err == nil {
+			return
+		}
+	}
+}
+
+func (l *lane) setDown(down bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.down = down
+}

@@ -1,0 +1,78 @@
+package router
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"strconv"
+	"time"
+
+	"chatgate/internal/connection"
+	"chatgate/internal/protocol"
+)
+
+// Message is one message on its way. The sender fills it, gives it to Send, and
+// may not touch it again before Done is called; then it may be reused.
+type Message struct {
+	To        protocol.Address
+	From      protocol.UserID
+	ID        []byte // the sender's id for it, unique for the sender
+	Frame     []byte // what the receiver gets, from protocol.AppendMessageHead
+	Content   []byte // what H(content) is taken of
+	Ts        int64  // ms since 1970
+	Ephemeral bool
+
+	// Done is called exactly once, from a goroutine of the router. It must not
+	// block; what it appends through the batch is flushed with the answers of the
+	// messages that travelled with this one.
+	Done func(*connection.Batch, *Message)
+	// Sender is for Done: the connection that is to be answered.
+	Sender *connection.Connection
+	// HasID is for Done: the sender gave the id itself.
+	HasID bool
+
+	// Result is set before Done is called.
+	Result Result
+
+	next time.Time // when it entered the lane
+	head []byte    // see send.lua
+}
+
+// Result is what became of a message.
+type Result struct {
+	// Err is nil when the message was routed, stored or dropped. Its codes are
+	// unavailable (certainly not stored), unknown, conflict and overloaded.
+	Err     *protocol.ReplyError
+	Status  protocol.Status
+	Epoch   string // "" for ephemeral messages
+	Offset  uint64
+	Devices int
+	Ts      int64
+}
+
+// prepare computes the keys of dedupe: a sender's id names one message, and the
+// hash of its content tells a repeat from another message under the same id.
+// Both are truncated SHA-256, so that no sender can make up a pair that collides
+// with somebody else's.
+func (m *Message) prepare(scratch []byte, address int) []byte {
+	scratch = binary.BigEndian.AppendUint16(scratch[:0], uint16(len(m.From)))
+	scratch = append(scratch, m.From...)
+	scratch = append(scratch, m.ID...)
+	key, content := sha256.Sum256(scratch), sha256.Sum256(m.Content)
+	m.head = append(append(m.head[:0], key[:16]...), content[:8]...)
+	m.head = append(m.head, byte('0'+address/100%10), byte('0'+address/10%10), byte('0'+address%10))
+	m.head = strconv.AppendInt(m.head, m.Ts, 10)
+	return scratch
+}
+
+// size is what a message counts for in a lane's bounds, bytes.
+func (m *Message) size() int { return len(m.Frame) + len(m.To) + messageOverhead }
+
+// messageOverhead stands for the struct, its keys and its place in the queue.
+const messageOverhead = 256
+
+// fail answers a message with an error.
+func (m *Message) fail(code protocol.ErrorCode, text string, retryAfter time.Duration) {
+	m.Result = Result{Err: &protocol.ReplyError{
+		ID: string(m.ID), Code: code, Message: text, RetryAfterMs: retryAfter.Milliseconds(),
+	}}
+}

@@ -1,0 +1,246 @@
+package router
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"chatgate/internal/connection"
+	"chatgate/internal/keyspace"
+	"chatgate/internal/presence"
+	"chatgate/internal/protocol"
+)
+
+//go:embed lua/send.lua
+var sendSource string
+
+// Router carries messages between gateways. All methods may be called from any
+// goroutine.
+type Router struct {
+	// Immutable after New.
+	cfg        Config
+	registry   *presence.Registry
+	client     redis.UniversalClient // reads, ephemeral and control publishes, subscriptions
+	lanes      lanes
+	ephemeral  *ephemeral
+	deliverers []*deliverer
+	sendScript *redis.Script
+	began      time.Time
+	ctx        context.Context // a Router's lifetime: lanes outlive the Send that woke them
+	cancel     context.CancelFunc
+
+	closed  atomic.Bool
+	running sync.WaitGroup // workers of lanes, joined by Run
+	counts  counts
+}
+
+// lanes are the lanes of all groups and the client they share. It never retries
+// by itself, so that a lane knows what it repeats.
+type lanes struct {
+	client redis.UniversalClient
+	all    []*lane
+}
+
+// counts counts what the router did, for metrics.
+type counts struct {
+	routed, stored, conflicts, dropped, ephemeral     atomic.Uint64
+	calls, failedCalls                                atomic.Uint64
+	refusedUnavailable, refusedOverloaded             atomic.Uint64
+	envelopes, delivered, duplicates, unheld          atomic.Uint64
+	missedPublishes, holes, unreadable, subscriptions atomic.Uint64
+}
+
+// New returns a Router. laneClient must not retry (MaxRetries -1); client serves
+// everything else.
+func New(client, laneClient redis.UniversalClient, registry *presence.Registry, cfg Config) *Router {
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &Router{
+		cfg: cfg, registry: registry, client: client, began: time.Now(), ctx: ctx, cancel: cancel,
+		sendScript: redis.NewScript(cfg.Layout.Script(sendSource)),
+	}
+	r.lanes.client = laneClient
+	for _, g := range cfg.Layout.Groups() {
+		r.lanes.all = append(r.lanes.all, &lane{router: r, group: g})
+		r.deliverers = append(r.deliverers, newDeliverer(r, g))
+	}
+	r.ephemeral = newEphemeral(r)
+	return r
+}
+
+// clock is the ns since the router was made: monotonic, and small enough to
+// live in an atomic.
+func (r *Router) clock() int64 { return int64(time.Since(r.began)) }
+
+// Send takes a message on its way, or answers it at once. It never blocks:
+// m.Done is called when its fate is known, for a refusal before Send returns.
+// Messages from one goroutine to one address are stored in the order sent.
+func (r *Router) Send(out *connection.Batch, m *Message) {
+	taken := false
+	if m.Ephemeral {
+		taken = r.ephemeral.put(m)
+	} else {
+		taken = r.lanes.all[r.cfg.Layout.GroupIndex(m.To)].put(m)
+	}
+	if !taken {
+		m.Done(out, m)
+	}
+}
+
+// Run receives until ctx ends. Messages that were taken are carried through, or
+// answered, before it returns.
+func (r *Router) Run(ctx context.Context) error {
+	var receivers sync.WaitGroup
+	for _, d := range r.deliverers {
+		receivers.Go(func() { d.receive(ctx) })
+		receivers.Go(func() { d.run(ctx) })
+	}
+	receivers.Go(func() { r.watch(ctx) })
+	<-ctx.Done()
+	r.closed.Store(true)
+	receivers.Wait()
+	idle := time.AfterFunc(time.Duration(r.cfg.Attempts)*r.cfg.Attempt, r.cancel)
+	defer idle.Stop()
+	r.running.Wait()
+	r.cancel()
+	return nil
+}
+
+// watch refuses what waits behind a call that has been out for too long: with a
+// Redis that hangs, nobody waits for the deadline of somebody else's batch.
+func (r *Router) watch(ctx context.Context) {
+	var out connection.Batch
+	tick := time.NewTicker(r.cfg.Suspect / 5)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			for _, l := range r.lanes.all {
+				if l.suspect() {
+					l.refuse(&out)
+				}
+			}
+		}
+	}
+}
+
+// Subscribed reports whether every channel of this gateway has lately brought a
+// pulse: the one proof that what others publish arrives.
+func (r *Router) Subscribed() bool {
+	for _, d := range r.deliverers {
+		at := d.pulsed.Load()
+		if at == 0 || r.clock()-at > int64(r.cfg.Starved) {
+			return false
+		}
+	}
+	return true
+}
+
+// Degraded reports whether a lane refuses messages because Redis doesn't answer.
+func (r *Router) Degraded() bool {
+	for _, l := range r.lanes.all {
+		if l.suspect() {
+			return true
+		}
+		l.mu.Lock()
+		down := l.down
+		l.mu.Unlock()
+		if down {
+			return true
+		}
+	}
+	return false
+}
+
+// ErrNoReceiver says that no gateway listens on a channel.
+var ErrNoReceiver = errors.New("router: no gateway received it")
+
+// RouteToGateway publishes one envelope to one gateway, on the channel of the
+// group with the given address. It is not stored and not numbered. ErrNoReceiver
+// when nobody got it.
+func (r *Router) RouteToGateway(ctx context.Context, gw protocol.GatewayID, envelope []byte) error {
+	p := parcel{group: r.controlGroup(gw), gateway: gw, payload: envelope}
+	if err := r.publish(ctx, []*parcel{&p}); err != nil {
+		return err
+	}
+	if p.receivers == 0 {
+		return fmt.Errorf("%w: %s", ErrNoReceiver, gw)
+	}
+	return nil
+}
+
+// controlGroup spreads the envelopes that belong to no address over the groups.
+func (r *Router) controlGroup(gw protocol.GatewayID) keyspace.Group {
+	return r.cfg.Layout.GroupOf(protocol.Address(gw))
+}
+
+// parcel is one envelope for one gateway.
+type parcel struct {
+	group     keyspace.Group
+	gateway   protocol.GatewayID
+	payload   []byte
+	receivers int64
+	records   int
+}
+
+// publish sends parcels in one round trip (on Cluster, one for each master) and
+// notes how many subscribers each had.
+func (r *Router) publish(ctx context.Context, parcels []*parcel) error {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Attempt)
+	defer cancel()
+	cmds := make([]*redis.IntCmd, len(parcels))
+	_, err := r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, x := range parcels {
+			channel := keyspace.Channel(x.group, x.gateway)
+			if r.cfg.Layout.Sharded {
+				cmds[i] = p.SPublish(ctx, channel, x.payload)
+			} else {
+				cmds[i] = p.Publish(ctx, channel, x.payload)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("router: publish: %w", err)
+	}
+	for i, x := range parcels {
+		x.receivers = cmds[i].Val()
+	}
+	return nil
+}
+
+// Stats counts what the router did since New.
+type Stats struct {
+	Routed, Stored, Conflicts, Dropped, Ephemeral     uint64
+	Calls, FailedCalls                                uint64
+	RefusedUnavailable, RefusedOverloaded             uint64
+	Envelopes, Delivered, Duplicates, Unheld          uint64
+	MissedPublishes, Holes, Unreadable, Subscriptions uint64
+	Pending                                           int
+}
+
+// Stats returns the counters.
+func (r *Router) Stats() Stats {
+	c := &r.counts
+	s := Stats{
+		Routed: c.routed.Load(), Stored: c.stored.Load(), Conflicts: c.conflicts.Load(), Dropped: c.dropped.Load(),
+		Ephemeral: c.ephemeral.Load(), Calls: c.calls.Load(), FailedCalls: c.failedCalls.Load(),
+		RefusedUnavailable: c.refusedUnavailable.Load(), RefusedOverloaded: c.refusedOverloaded.Load(),
+		Envelopes: c.envelopes.Load(), Delivered: c.delivered.Load(), Duplicates: c.duplicates.Load(), Unheld: c.unheld.Load(),
+		MissedPublishes: c.missedPublishes.Load(), Holes: c.holes.Load(), Unreadable: c.unreadable.Load(),
+		Subscriptions: c.subscriptions.Load(),
+	}
+	for _, l := range r.lanes.all {
+		l.mu.Lock()
+		s.Pending += len(l.pending)
+		l.mu.Unlock()
+	}
+	return s
+}

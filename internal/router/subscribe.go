@@ -1,0 +1,73 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"chatgate/internal/keyspace"
+)
+
+// resubscribePause is the longest pause before a lost subscription is made anew.
+const resubscribePause = 500 * time.Millisecond
+
+var errStarved = errors.New("router: no pulse on the channel")
+
+// receive keeps this group's channel subscribed. It hands over and does nothing
+// else, so that Redis never waits for a client.
+func (d *deliverer) receive(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := d.subscription(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		d.router.cfg.Log.Warn("subscription lost", "group", string(d.group), "err", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(resubscribePause/10 + rand.N(resubscribePause)):
+		}
+	}
+}
+
+// subscription is one PubSub from its making to its end. A network error ends
+// it: reconnecting inside the client would hide what was missed meanwhile.
+func (d *deliverer) subscription(ctx context.Context) error {
+	r := d.router
+	channel := keyspace.Channel(d.group, r.cfg.Gateway)
+	var ps *redis.PubSub
+	if r.cfg.Layout.Sharded {
+		ps = r.client.SSubscribe(ctx, channel)
+	} else {
+		ps = r.client.Subscribe(ctx, channel)
+	}
+	defer ps.Close()
+	stop := context.AfterFunc(ctx, func() { _ = ps.Close() })
+	defer stop()
+	for {
+		v, err := ps.ReceiveTimeout(ctx, r.cfg.Starved)
+		if err != nil {
+			if isTimeout(err) {
+				return errStarved
+			}
+			return err
+		}
+		switch v := v.(type) {
+		case *redis.Subscription:
+			r.counts.subscriptions.Add(1)
+		case *redis.Message:
+			select {
+			case d.payloads <- v.Payload:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+}
+
+func isTimeout(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
+}
