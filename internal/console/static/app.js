@@ -130,7 +130,7 @@ function ended(why) {
   if (why.code === 0) return leave(`The gateway refused this name: ${why.reason}`);
   if (why.code === 4502) {
     showNotice(
-      `“${user}” was opened elsewhere on this device (a duplicate of this tab, perhaps), and the newest one stays: ${reason(why)}.`,
+      `“${user}” was opened elsewhere on this device (a duplicate of this tab, perhaps), or in one tab more than a user may have. The newest one stays: ${reason(why)}.`,
       'Connect here as a new device',
       () => session.start(user, deviceID(true)),
     );
