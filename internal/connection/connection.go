@@ -18,7 +18,7 @@ type Identity struct {
 	User   protocol.UserID
 	Device protocol.DeviceID
 	Meta   []byte // the JSON object given at register; nil: none
-	Fence  uint64 // of its entry in presence
+	Entry  any    // what the package that reads the frames keeps for it; not looked at here
 }
 
 // Connection is one WebSocket. Its methods may be called from any goroutine unless they say otherwise.

@@ -53,9 +53,15 @@ func (r *Router) Attach(a protocol.Address, c *connection.Connection) {
 }
 
 // Live lets an attached connection have its messages: first the frame (its
-// `registered`), then what came since at, then each as it arrives.
+// `registered`), then what came since at, then each as it arrives. It returns when
+// the frame is in the outbox, so answers to later frames come behind it.
 func (r *Router) Live(a protocol.Address, c *connection.Connection, at protocol.Position, frame []byte) {
-	r.command(a, command{kind: commandLive, address: a, conn: c, at: at, frame: frame})
+	done := make(chan struct{})
+	r.command(a, command{kind: commandLive, address: a, conn: c, at: at, frame: frame, done: done})
+	select {
+	case <-done:
+	case <-r.deliverers[r.cfg.Layout.GroupIndex(a)].stopped:
+	}
 }
 
 // Detach ends a connection's part in an address.
@@ -86,6 +92,7 @@ type command struct {
 	conn    *connection.Connection
 	at      protocol.Position
 	frame   []byte
+	done    chan struct{} // of commandLive; closed when it is done
 }
 
 func (d *deliverer) do(cmd command) {
@@ -98,6 +105,7 @@ func (d *deliverer) do(cmd command) {
 		}
 		f.members = append(f.members, member{conn: cmd.conn, waiting: &waiting{}})
 	case commandLive:
+		defer close(cmd.done)
 		if f == nil {
 			return
 		}

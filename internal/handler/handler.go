@@ -1,0 +1,181 @@
+package handler
+
+import (
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/gorilla/websocket"
+
+	"chatgate/internal/connection"
+	"chatgate/internal/presence"
+	"chatgate/internal/protocol"
+	"chatgate/internal/router"
+)
+
+// Config is what a Handler needs to know.
+type Config struct {
+	// Gateway is this gateway: configured name and random boot id.
+	Gateway protocol.GatewayID
+	Log     *slog.Logger
+
+	// Anonymous lets users in who show no token.
+	Anonymous bool
+	Origins   Origins
+
+	// HeartbeatInterval and PresenceTTL are told to clients; a frame of any kind
+	// refreshes presence when the last refresh is older than the interval.
+	HeartbeatInterval, PresenceTTL time.Duration
+	// MaxFrameBytes is told to clients.
+	MaxFrameBytes int64
+	// MessageRate is the frames a second one connection may send to others, with
+	// bursts of as many; 0 is no limit.
+	MessageRate int
+	// MaxBadFrames in a row end a connection.
+	MaxBadFrames int
+	// ReapedSpread is the time over which connections are closed that were reaped
+	// while this gateway was away.
+	ReapedSpread time.Duration
+	// RegisterWait bounds how long a register waits for Redis.
+	RegisterWait time.Duration
+}
+
+// Handler serves /ws.
+type Handler struct {
+	// Immutable after New.
+	cfg       Config
+	conns     *connection.Config
+	manager   *connection.Manager
+	registry  *presence.Registry
+	router    *router.Router
+	admission *Admission
+	upgrader  websocket.Upgrader
+
+	sessions sync.WaitGroup
+	counts   counts
+}
+
+// New returns a Handler. conns must be what manager was made with.
+func New(cfg Config, conns *connection.Config, manager *connection.Manager, registry *presence.Registry, r *router.Router, admission *Admission) *Handler {
+	return &Handler{
+		cfg: cfg, conns: conns, manager: manager, registry: registry, router: r, admission: admission,
+		upgrader: websocket.Upgrader{
+			HandshakeTimeout: 5 * time.Second,
+			ReadBufferSize:   512, // net/http's 4 KB reader would stay with the connection
+			WriteBufferPool:  &sync.Pool{},
+			Subprotocols:     []string{protocol.Subprotocol},
+			CheckOrigin:      func(*http.Request) bool { return true }, // done before, by Origins
+		},
+	}
+}
+
+// ServeHTTP admits and upgrades one connection, and returns: the session goes on
+// without net/http's buffers.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if x := h.cfg.Origins.Check(r); x != nil {
+		h.counts.foreignOrigins.Add(1)
+		x.Write(w)
+		return
+	}
+	ticket, x := h.admission.Admit(r, time.Now())
+	if x != nil {
+		x.Write(w)
+		return
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		ticket.Release()
+		http.Error(w, "no entropy", http.StatusInternalServerError)
+		return
+	}
+	c, err := connection.Upgrade(w, r, &h.upgrader, protocol.ConnID(id.String()), h.conns)
+	if err != nil {
+		ticket.Release()
+		h.counts.failedUpgrades.Add(1)
+		return
+	}
+	h.sessions.Add(1)
+	go h.serve(c, ticket)
+}
+
+// serve is a connection's life.
+func (h *Handler) serve(c *connection.Connection, ticket *Ticket) {
+	defer h.sessions.Done()
+	defer ticket.Release()
+	if err := h.manager.Add(c); err != nil {
+		c.Close(connection.Cause{Kind: connection.KindDraining})
+		c.Run(func([]byte) {})
+		return
+	}
+	defer h.manager.Remove(c)
+	s := session{handler: h, conn: c}
+	cause := c.Run(s.handle)
+	s.end(cause)
+	h.cfg.Log.Debug("connection ended", "conn", c, "cause", cause.Kind.String(), "code", int(cause.Code))
+}
+
+// Wait returns when every session has ended.
+func (h *Handler) Wait() { h.sessions.Wait() }
+
+// Each calls yield with the registry entry of every registered connection, until
+// it returns false.
+func Each(m *connection.Manager) func(yield func(*presence.Entry) bool) {
+	return func(yield func(*presence.Entry) bool) {
+		m.ForEach(func(c *connection.Connection) bool {
+			if e := entryOf(c); e != nil {
+				return yield(e)
+			}
+			return true
+		})
+	}
+}
+
+func entryOf(c *connection.Connection) *presence.Entry {
+	id, ok := c.Identity()
+	if !ok {
+		return nil
+	}
+	e, _ := id.Entry.(*presence.Entry)
+	return e
+}
+
+// Kicked closes a local connection that was marked in the registry. A kick for
+// another life of the connection is ignored.
+func Kicked(m *connection.Manager, k protocol.Kick) {
+	c := m.ByConn(k.Conn)
+	if c == nil {
+		return
+	}
+	if e := entryOf(c); e != nil && e.Fence() != 0 && e.Fence() != k.Fence {
+		return
+	}
+	c.Close(causeOf(k.Code, k.Reason, k.By))
+}
+
+// Judged closes a local connection that the registry gave up. Those of a gateway
+// that was taken for dead come back elsewhere, so they are told to spread.
+func Judged(m *connection.Manager, v presence.Verdict, spread time.Duration) {
+	c := m.ByConn(v.Conn)
+	if c == nil {
+		return
+	}
+	if !v.Reaped {
+		c.Close(causeOf(v.Code, v.Reason, v.By))
+		return
+	}
+	cause := connection.Cause{Kind: connection.KindSuperseded, WindowMs: spread.Milliseconds()}
+	time.AfterFunc(rand.N(max(spread, 1)), func() { c.Close(cause) })
+}
+
+func causeOf(code protocol.CloseCode, reason, by string) connection.Cause {
+	cause := connection.Cause{Kind: connection.KindKicked, Code: code, Reason: reason, By: by}
+	for _, k := range connection.Kinds() {
+		if k.Code() == code {
+			cause.Kind = k
+		}
+	}
+	return cause
+}

@@ -1,0 +1,272 @@
+package handler
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"chatgate/internal/connection"
+	"chatgate/internal/presence"
+	"chatgate/internal/protocol"
+	"chatgate/internal/router"
+)
+
+// session is what one connection is doing. Its fields belong to its reader.
+type session struct {
+	handler *Handler
+	conn    *connection.Connection
+
+	entry      *presence.Entry // nil before the first register
+	registered bool
+	refreshed  time.Time     // when presence was last refreshed
+	limiter    *rate.Limiter // made with the first message
+	bad        int           // bad frames in a row
+	made       uint64        // message ids made so far
+}
+
+// frames are shared by all readers: a session at rest keeps none.
+var frames = sync.Pool{New: func() any { return new(protocol.Frame) }}
+
+// handle answers one text frame. The frame is valid until it returns.
+func (s *session) handle(data []byte) {
+	f := frames.Get().(*protocol.Frame)
+	defer frames.Put(f)
+	s.handler.counts.frames.Add(1)
+	if err := f.Decode(data); err != nil {
+		s.refuse(err)
+		return
+	}
+	if !s.registered && f.Type != protocol.TypeRegister {
+		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeNotRegistered, Message: "register first"})
+		return
+	}
+	s.bad = 0
+	switch f.Type {
+	case protocol.TypeRegister:
+		s.register(f)
+	case protocol.TypeHeartbeat:
+		s.heartbeat()
+	case protocol.TypeMessage:
+		s.message(f)
+	case protocol.TypePresence:
+		s.presence(f)
+	default:
+		s.refuse(&protocol.ReplyError{
+			ID: string(f.ID), Code: protocol.CodeUnknownType, Message: f.Type.String() + ": not served by this gateway",
+		})
+	}
+	s.refresh(false)
+}
+
+// refuse answers a frame with an error. A client that sends one bad frame after
+// the other is not talking to us.
+func (s *session) refuse(e *protocol.ReplyError) {
+	s.handler.counts.refused(e.Code)
+	s.conn.Send(protocol.AppendError(nil, e))
+	switch e.Code {
+	case protocol.CodeBadRequest, protocol.CodeUnknownType, protocol.CodeNotRegistered, protocol.CodeAlreadyRegistered:
+		if s.bad++; s.handler.cfg.MaxBadFrames > 0 && s.bad >= s.handler.cfg.MaxBadFrames {
+			s.conn.Close(connection.Cause{Kind: connection.KindTooManyErrors})
+		}
+	}
+}
+
+func (s *session) register(f *protocol.Frame) {
+	h := s.handler
+	switch {
+	case s.registered:
+		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeAlreadyRegistered, Message: "registered already"})
+		return
+	case !h.cfg.Anonymous || f.UserID == nil:
+		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeUnauthorized, Message: "anonymous users are not let in here"})
+		s.conn.Close(connection.Cause{Kind: connection.KindUnauthorized})
+		return
+	case s.entry == nil:
+		s.entry = &presence.Entry{
+			Conn: s.conn.ID(), User: protocol.UserID(f.UserID), Device: protocol.DeviceID(f.DeviceID),
+			Meta: string(f.Meta), Since: s.conn.Since().UnixMilli(),
+		}
+		h.router.Attach(protocol.UserAddress(s.entry.User), s.conn)
+	case string(s.entry.User) != string(f.UserID):
+		// The registry may hold an entry of the first attempt.
+		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeForbidden, Message: "userId: differs from the first register"})
+		return
+	}
+
+	ctx, cancel := context.WithTimeout(context.Background(), h.cfg.RegisterWait)
+	defer cancel()
+	reg, err := h.registry.Register(ctx, s.entry)
+	switch {
+	case errors.Is(err, presence.ErrReplaced):
+		s.conn.Close(connection.Cause{Kind: connection.KindReplaced})
+		return
+	case err != nil:
+		h.cfg.Log.Warn("register failed", "conn", s.conn, "user", string(s.entry.User), "err", err)
+		s.conn.ResetRegisterTimeout()
+		s.refuse(&protocol.ReplyError{
+			ID: string(f.ID), Code: protocol.CodeUnavailable, Message: "redis does not answer", RetryAfterMs: 1000,
+		})
+		return
+	}
+	s.registered, s.refreshed = true, time.Now()
+	s.conn.Identify(connection.Identity{
+		User: s.entry.User, Device: s.entry.Device, Meta: append([]byte(nil), f.Meta...), Entry: s.entry,
+	})
+	h.manager.Identify(s.conn)
+	// The router sends it: nothing of the inbox may come before it.
+	h.router.Live(protocol.UserAddress(s.entry.User), s.conn, protocol.Position{Epoch: reg.Epoch, Offset: reg.Top},
+		protocol.AppendRegistered(nil, &protocol.Registered{
+			UserID: s.entry.User, ConnID: s.conn.ID(), GatewayID: h.cfg.Gateway,
+			Epoch: reg.Epoch, Offset: reg.Top, First: reg.First, Top: reg.Top,
+			HeartbeatIntervalMs: h.cfg.HeartbeatInterval.Milliseconds(), PresenceTTLMs: h.cfg.PresenceTTL.Milliseconds(),
+			MaxFrameBytes: h.cfg.MaxFrameBytes, ServerTime: s.refreshed.UnixMilli(),
+		}))
+}
+
+// heartbeat is answered from memory; presence hears of it within moments.
+func (s *session) heartbeat() {
+	h := s.handler
+	degraded := h.router.Degraded() || !h.registry.Reachable()
+	s.conn.Send(protocol.AppendHeartbeat(nil, time.Now().UnixMilli(), degraded))
+	s.refresh(true)
+}
+
+// refresh pushes out the presence entry: at each heartbeat, and with other
+// frames when that was long ago.
+func (s *session) refresh(now bool) {
+	if !s.registered || !now && time.Since(s.refreshed) < s.handler.cfg.HeartbeatInterval {
+		return
+	}
+	s.refreshed = time.Now()
+	s.handler.registry.Refresh(s.entry)
+}
+
+// allow counts n frames against the connection's rate, or refuses this one.
+func (s *session) allow(f *protocol.Frame, n int) bool {
+	r := s.handler.cfg.MessageRate
+	if r <= 0 {
+		return true
+	}
+	if s.limiter == nil {
+		s.limiter = rate.NewLimiter(rate.Limit(r), r)
+	}
+	now := time.Now()
+	v := s.limiter.ReserveN(now, min(n, r))
+	wait := v.DelayFrom(now)
+	if wait == 0 {
+		return true
+	}
+	v.CancelAt(now)
+	s.refuse(&protocol.ReplyError{
+		ID: string(f.ID), Code: protocol.CodeLimited, Message: "too many messages", Limit: "message-rate",
+		RetryAfterMs: wait.Milliseconds() + 1,
+	})
+	return false
+}
+
+// messages are reused: their buffers are the cost of a message.
+var messages = sync.Pool{New: func() any { return new(router.Message) }}
+
+func (s *session) message(f *protocol.Frame) {
+	h := s.handler
+	if f.Room != nil {
+		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeNotJoined, Message: "room: not joined"})
+		return
+	}
+	if f.Copy {
+		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeBadRequest, Message: "copy: not served by this gateway"})
+		return
+	}
+	if !s.allow(f, 1) || !s.conn.Acquire() {
+		return
+	}
+	m := messages.Get().(*router.Message)
+	m.To, m.From = protocol.UserAddress(protocol.UserID(f.To)), s.entry.User
+	m.Ephemeral, m.HasID, m.Ts = f.Ephemeral, f.HasID, time.Now().UnixMilli()
+	if m.ID = append(m.ID[:0], f.ID...); !f.HasID {
+		m.ID = s.makeID(m.ID)
+	}
+	m.Content = append(m.Content[:0], f.Content...)
+	m.Frame = protocol.AppendMessageHead(m.Frame[:0], &protocol.MessageHead{
+		ID: m.ID, From: m.From, To: f.To, Content: f.Content, Ts: m.Ts, Ephemeral: f.Ephemeral,
+	})
+	m.Sender, m.Done = s.conn, h.answer
+	var out connection.Batch
+	h.router.Send(&out, m)
+	out.Flush()
+}
+
+// makeID names a message that came without an id: unique, since the connection's
+// id is.
+func (s *session) makeID(dst []byte) []byte {
+	s.made++
+	dst = append(append(dst, s.conn.ID()...), '-')
+	return strconv.AppendUint(dst, s.made, 10)
+}
+
+// answer tells the sender what became of a message. It runs on a goroutine of
+// the router, or on the reader's for a refusal.
+func (h *Handler) answer(out *connection.Batch, m *router.Message) {
+	c := m.Sender
+	r := &m.Result
+	switch {
+	case r.Err != nil:
+		h.counts.refused(r.Err.Code)
+		if !m.HasID {
+			r.Err.ID = ""
+		}
+		m.Frame = protocol.AppendError(m.Frame[:0], r.Err)
+		out.Append(c, m.Frame)
+	case m.Ephemeral && !m.HasID:
+		// Wanted no answer.
+	default:
+		m.Frame = protocol.AppendAck(m.Frame[:0], &protocol.Ack{
+			ID: m.ID, Status: r.Status, Epoch: r.Epoch, Offset: r.Offset,
+			Devices: r.Devices, HasDevices: r.Status == protocol.StatusRouted, Ts: r.Ts,
+		})
+		out.Append(c, m.Frame)
+	}
+	c.Release()
+	m.Sender, m.Done, m.Result = nil, nil, router.Result{}
+	if cap(m.Frame) > 16<<10 { // a rare large message must not stay in the pool
+		m.Frame, m.Content = nil, nil
+	}
+	messages.Put(m)
+}
+
+func (s *session) presence(f *protocol.Frame) {
+	if !s.allow(f, 1+len(f.Users)/100) {
+		return
+	}
+	users := make([]protocol.UserID, len(f.Users))
+	for i, u := range f.Users {
+		users[i] = protocol.UserID(u)
+	}
+	states := make([]protocol.UserPresence, len(users))
+	found, err := s.handler.registry.Locate(context.Background(), users...)
+	for i, u := range users {
+		states[i] = protocol.UserPresence{User: u, State: protocol.StateUnknown}
+		if err != nil {
+			continue
+		}
+		w := found[i]
+		states[i].State, states[i].Version, states[i].LastSeen = protocol.StateOffline, w.Version, w.LastSeen
+		if n := len(w.Locations); n > 0 {
+			states[i].State, states[i].Devices = protocol.StateOnline, n
+		}
+	}
+	s.conn.Send(protocol.AppendPresence(nil, f.ID, states))
+}
+
+// end undoes what the session did elsewhere. The manager is last out.
+func (s *session) end(cause connection.Cause) {
+	if s.entry == nil {
+		return
+	}
+	s.handler.router.Detach(protocol.UserAddress(s.entry.User), s.conn)
+	s.handler.registry.Remove(s.entry, cause.Kind.String())
+}
