@@ -127,7 +127,7 @@ function showState(state) {
 
 // The gateway said not to come back, so only a person can.
 function ended(why) {
-  if (why.code === 0) return leave(`The gateway refused this name: ${why.reason}`);
+  if (why.code === 0) return leave(`The gateway doesn’t let “${user}” in: ${why.reason || why.name}`);
   if (why.code === 4502) {
     showNotice(
       `“${user}” was opened elsewhere on this device (a duplicate of this tab, perhaps), or in one tab more than a user may have. The newest one stays: ${reason(why)}.`,
