@@ -148,12 +148,14 @@ func TestBadFramesAreRefusedByName(t *testing.T) {
 		"NUL between tokens":         {"{\x00\"type\":\"heartbeat\"}", bad("frame: invalid JSON")},
 		"a no-break space":           {"{\u00a0\"type\":\"heartbeat\"}", bad("frame: invalid JSON")},
 		"bad JSON in an unknown one": {`{"type":"heartbeat","x":[1,]}`, bad("frame: invalid JSON")},
+		"a colon for a comma":        {`{"type":"heartbeat","x":[1:2]}`, bad("frame: invalid JSON")},
 		"wrong bracket":              {`{"type":"heartbeat","x":[1}}`, bad("frame: invalid JSON")},
 		"a control character":        {"{\"type\":\"heartbeat\",\"x\":\"a\nb\"}", bad("frame: control character in a string")},
 		"an unknown escape":          {`{"type":"heartbeat","x":"\x41"}`, bad("frame: invalid escape")},
 		"an escape of three digits":  {`{"type":"heartbeat","x":"\u041"}`, bad("frame: invalid escape")},
 		"a lone high surrogate":      {`{"type":"heartbeat","x":"\ud83d"}`, bad("frame: lone surrogate")},
 		"a lone low surrogate":       {`{"type":"heartbeat","x":"\ude42\ud83d"}`, bad("frame: lone surrogate")},
+		"two low surrogates":         {`{"type":"heartbeat","x":"\ude42\ude42"}`, bad("frame: lone surrogate")},
 		"two high surrogates":        {`{"type":"heartbeat","x":"\ud83d\ud83d"}`, bad("frame: lone surrogate")},
 		"high surrogate, then text":  {`{"type":"heartbeat","x":"\ud83dxude42"}`, bad("frame: lone surrogate")},
 		"high surrogate, then \\n":   {`{"type":"heartbeat","x":"\ud83d\nxxxx"}`, bad("frame: lone surrogate")},
@@ -306,8 +308,10 @@ func TestManyRoomsAreToldApart(t *testing.T) {
 	if err := f.Decode(data); err != nil || len(f.Rooms) != len(rooms) {
 		t.Fatalf("%v, %d rooms", err, len(f.Rooms))
 	}
-	twice := strings.Replace(string(data), `"rooms":{`, `"rooms":{"room99":null,`, 1)
-	wantRefused(t, twice, ReplyError{Code: CodeBadRequest, Message: "rooms: given twice"})
+	for _, again := range []string{"room0", "room98"} {
+		twice := strings.Replace(string(data), `"room99":null`, `"room99":null,"`+again+`":null`, 1)
+		wantRefused(t, twice, ReplyError{Code: CodeBadRequest, Message: "rooms: given twice"})
+	}
 }
 
 // A reader decodes one frame after another into the same Frame: nothing of one may show in the next.

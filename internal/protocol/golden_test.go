@@ -75,9 +75,10 @@ var fromGateway = map[string][]byte{
 	"closing": AppendClosing(nil, &Closing{
 		Code: CloseDraining, AfterMs: 200, WindowMs: 10_000,
 	}),
-	"closing-kicked": AppendClosing(nil, &Closing{Code: CloseKicked, Reason: "spam", By: "support"}),
-	"error":          AppendError(nil, &ReplyError{ID: "m-9", Code: CodeBadRequest, Message: "content: missing"}),
-	"error-limited":  AppendError(nil, &ReplyError{ID: "m-10", Code: CodeLimited, Message: "too many messages", Limit: "message-rate", RetryAfterMs: 250}),
+	"closing-kicked":   AppendClosing(nil, &Closing{Code: CloseKicked, Reason: "spam", By: "support"}),
+	"error":            AppendError(nil, &ReplyError{ID: "m-9", Code: CodeBadRequest, Message: "content: missing"}),
+	"error-without-id": AppendError(nil, &ReplyError{Code: CodeNotRegistered, Message: "register first"}),
+	"error-limited":    AppendError(nil, &ReplyError{ID: "m-10", Code: CodeLimited, Message: "too many messages", Limit: "message-rate", RetryAfterMs: 250}),
 }
 
 const docPath = "../../docs/protocol.md"
