@@ -1,0 +1,301 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"chatgate/internal/handler"
+)
+
+// Config is everything an operator can set on one gateway. A field's name gives the flag (--limits.connect-rate), the
+// environment variable (GATEWAY_LIMITS_CONNECT_RATE) and the key in the file (limits: connect-rate:). The tags hold the rest:
+// help says what it is and in which unit, default its value, zero what 0 or empty means, enum what it may be, secret that it
+// is never shown. A number without a zero tag must be above 0. docs/configuration.md is made from them.
+//
+// Code that builds a Config starts from DefaultConfig and ends with Validate.
+type Config struct {
+	Name           string   `default:"${hostname}" help:"Name of this gateway in logs, /stats and Redis; each start adds a random id to it."`
+	Listen         string   `default:"127.0.0.1:8080" help:"Address of the public listener: /ws, /stats, /healthz, /readyz and the page."`
+	InternalListen string   `default:"127.0.0.1:9090" zero:"no internal listener" help:"Address of the internal listener: /metrics and /debug. Keep it private."`
+	Insecure       bool     `negatable:"" help:"Let anonymous users in although the gateway listens beyond loopback or behind a proxy."`
+	Page           string   `default:"auto" enum:"auto,on,off" help:"The page at /: on, off, or auto (on while listening on loopback)."`
+	TrustedProxies []string `zero:"none" placeholder:"CIDR" help:"Address ranges of proxies whose X-Forwarded-For is believed."`
+	Origins        []string `zero:"same host only" placeholder:"ORIGIN" help:"Further origins whose pages may connect, each in full: https://chat.example.com."`
+
+	Redis     RedisConfig     `embed:"" prefix:"redis." group:"Redis"`
+	Limits    LimitsConfig    `embed:"" prefix:"limits." group:"Limits"`
+	Heartbeat HeartbeatConfig `embed:"" prefix:"heartbeat." group:"Life of a connection"`
+	Cluster   ClusterConfig   `embed:"" prefix:"cluster." group:"Cluster (the same on every gateway)"`
+	Drain     DrainConfig     `embed:"" prefix:"drain." group:"Drain on SIGTERM"`
+	Log       LogConfig       `embed:"" prefix:"log." group:"Log"`
+}
+
+// RedisConfig says where the shared state lives. See Universal for the forms of URL.
+type RedisConfig struct {
+	URL         string        `secret:"" zero:"embedded Redis, this process only" placeholder:"URL" help:"redis://[user:password@]host:port[,host:port...][/db]; rediss:// for TLS, unix:// for a socket."`
+	Mode        string        `default:"auto" enum:"auto,standalone,sentinel,cluster" help:"Kind of Redis: standalone, sentinel, cluster, or auto (sentinel with a master name, cluster with several hosts)."`
+	MasterName  string        `zero:"not Sentinel" placeholder:"NAME" help:"Name of the master that the Sentinels of redis.url watch."`
+	Force       bool          `negatable:"" help:"Start although maxmemory-policy lets Redis evict keys, which loses messages silently."`
+	DialTimeout time.Duration `default:"1s" help:"Time for a new connection to Redis."`
+	Timeout     time.Duration `default:"1s" help:"Deadline of one call to Redis, repeats included."`
+}
+
+// LimitsConfig bounds what one client, and all of them together, may use.
+type LimitsConfig struct {
+	ConnectRate        int             `default:"500" zero:"no limit" help:"New connections a second on this gateway; as many may come at once."`
+	ConnectRatePerIP   int             `default:"50" zero:"no limit" help:"New connections a second from one client address (IPv6: one /64); as many may come at once."`
+	MaxConnections     ConnectionLimit `default:"auto" zero:"no limit" help:"Connections at a time on this gateway; auto: what the limit of open files leaves room for."`
+	MessageRate        int             `default:"100" zero:"no limit" help:"Messages a second from one connection."`
+	ConnectionsPerUser int             `default:"5" zero:"no limit" help:"Connections of one user in the whole cluster; a further one ends the stalest."`
+	FrameBytes         int             `default:"65536" help:"Bytes of one frame from a client."`
+	OutboxBytes        int             `default:"262144" help:"Bytes waiting for one client before it counts as a slow consumer."`
+	OutboxFrames       int             `default:"1024" help:"Frames waiting for one client before it counts as a slow consumer."`
+	InFlight           int             `default:"64" help:"Messages of one connection being sent at a time; then its reader waits."`
+}
+
+// HeartbeatConfig says when a silent connection ends, and when any does.
+type HeartbeatConfig struct {
+	Interval        time.Duration `default:"30s" help:"How often clients are asked to send a heartbeat."`
+	PresenceTTL     time.Duration `default:"90s" help:"How long a connection counts as present after its last refresh."`
+	Silence         time.Duration `default:"90s" zero:"never" help:"A connection without a text frame for this long is closed."`
+	PingAfter       time.Duration `default:"20s" zero:"no pings" help:"Silence on the socket before the gateway pings."`
+	PongWait        time.Duration `default:"10s" help:"Time for any byte after a ping."`
+	RegisterTimeout time.Duration `default:"10s" zero:"never" help:"A connection not registered after this long is closed."`
+	MaxAge          time.Duration `default:"0s" zero:"no maximum" help:"A connection this old is closed and may come back."`
+}
+
+// ClusterConfig says when a gateway counts as gone. Gateways judge each other by these, so all must have the same.
+type ClusterConfig struct {
+	PulseInterval time.Duration `default:"1s" help:"How often a gateway renews its leases and checks its channels."`
+	Lease         time.Duration `default:"3s" help:"A gateway not renewed for this long is no longer counted."`
+	Quiet         time.Duration `default:"5s" help:"After Redis was away nobody is judged gone for this long."`
+	ReapAfter     time.Duration `default:"5s" help:"Time after the end of a lease before what the gateway held is removed."`
+	Grace         time.Duration `default:"5s" zero:"at once" help:"Time a user may be away before counting as offline."`
+}
+
+// DrainConfig says how a gateway leaves. Together they should stay below the time the service manager waits before it kills.
+type DrainConfig struct {
+	Delay    time.Duration `default:"3s" zero:"at once" help:"Time between turning unready and the first close, for the balancer to notice."`
+	Window   time.Duration `default:"10s" zero:"all at once" help:"Time over which connections are closed."`
+	Deadline time.Duration `default:"25s" help:"The gateway ends after this long, whatever is left (exit code 4)."`
+}
+
+// LogConfig says what is written to standard error, and how.
+type LogConfig struct {
+	Level  slog.Level `default:"info" help:"Least level that is logged: debug, info, warn or error."`
+	Format string     `default:"auto" enum:"auto,text,json" help:"text, json, or auto (text on a terminal)."`
+}
+
+// DefaultConfig is the configuration of a gateway started without flags, environment and file.
+func DefaultConfig() Config {
+	var c Config
+	for _, s := range settingsOf(&c) {
+		if err := s.setDefault(); err != nil {
+			panic("gateway: default of " + s.Name + ": " + err.Error()) // a wrong tag; every test would see it
+		}
+	}
+	return c
+}
+
+// validName keeps the name usable as part of a Redis key and of a channel, and readable in logs.
+var validName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// defaultName is the host's name, in the characters a gateway's name may have.
+func defaultName() string {
+	host, _ := os.Hostname()
+	name := strings.Map(func(r rune) rune {
+		if r < 128 && validName.MatchString(string(r)) {
+			return r
+		}
+		return '-'
+	}, host)
+	if name == "" {
+		return "gw"
+	}
+	return name[:min(len(name), 64)]
+}
+
+// Validate returns nil, or everything that is wrong, one line each, beginning with the setting's name:
+//
+//	limits.message-rate: must be >= 0
+func (c Config) Validate() error {
+	var errs []error
+	wrong := func(name, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %s", name, fmt.Sprintf(format, args...)))
+	}
+	for _, s := range settingsOf(&c) {
+		if err := s.validate(); err != nil {
+			wrong(s.Name, "%v", err)
+		}
+	}
+	c.validateEdge(wrong)
+	c.validateRelations(wrong)
+	if err := c.Redis.validate(); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (c Config) validateEdge(wrong func(name, format string, args ...any)) {
+	if !validName.MatchString(c.Name) {
+		wrong("name", "must be 1 to 64 letters, digits, dots, dashes or underscores")
+	}
+	if err := checkAddress(c.Listen); err != nil {
+		wrong("listen", "%v", err)
+	}
+	if c.InternalListen != "" {
+		if err := checkAddress(c.InternalListen); err != nil {
+			wrong("internal-listen", "%v", err)
+		} else if c.InternalListen == c.Listen && !strings.HasSuffix(c.Listen, ":0") {
+			wrong("internal-listen", "must differ from listen")
+		}
+	}
+	if _, err := handler.ParseProxies(c.TrustedProxies); err != nil {
+		wrong("trusted-proxies", "%v", err)
+	}
+	if _, err := handler.ParseOrigins(c.Origins); err != nil {
+		wrong("origins", "%v", err)
+	}
+}
+
+// validateRelations checks what must hold between settings for the protocols built on them to work.
+func (c Config) validateRelations(wrong func(name, format string, args ...any)) {
+	l, h, cl, d := c.Limits, c.Heartbeat, c.Cluster, c.Drain
+	const least, most = 1 << 10, 1 << 20
+	if l.FrameBytes < least || l.FrameBytes > most {
+		wrong("limits.frame-bytes", "must be %d to %d", least, most)
+	}
+	if l.OutboxBytes < 2*l.FrameBytes {
+		wrong("limits.outbox-bytes", "must be at least twice limits.frame-bytes, or one message could make a slow consumer")
+	}
+	if h.PresenceTTL <= h.Interval {
+		wrong("heartbeat.presence-ttl", "must be longer than heartbeat.interval")
+	}
+	if h.Silence != 0 && h.Silence <= h.Interval {
+		wrong("heartbeat.silence", "must be longer than heartbeat.interval")
+	}
+	if h.MaxAge != 0 && h.MaxAge <= h.Interval {
+		wrong("heartbeat.max-age", "must be longer than heartbeat.interval")
+	}
+	if cl.Lease <= 2*cl.PulseInterval {
+		wrong("cluster.lease", "must be longer than twice cluster.pulse-interval, or one late pulse ends it")
+	}
+	if cl.Quiet < cl.Lease {
+		wrong("cluster.quiet", "must be at least cluster.lease, or gateways are judged before they could renew")
+	}
+	if cl.PulseInterval+c.Redis.Timeout > cl.Lease {
+		wrong("redis.timeout", "with cluster.pulse-interval must not exceed cluster.lease")
+	}
+	if d.Delay+d.Window > d.Deadline {
+		wrong("drain.deadline", "must be at least drain.delay and drain.window together")
+	}
+}
+
+// checkAddress wants host:port, where the host may be empty (all interfaces) and port 0 means any free one.
+func checkAddress(address string) error {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return errors.New("must be host:port, such as 127.0.0.1:8080 or :8080")
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		return fmt.Errorf("port %q must be 0 to 65535", port)
+	}
+	return nil
+}
+
+// onLoopback reports whether only programs on this machine can reach address. A name other than localhost is taken to
+// lead elsewhere.
+func onLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.Unmap().IsLoopback()
+}
+
+// Anonymous reports whether users without a token are let in: only while nobody beyond this machine can come, which a
+// trusted proxy in front would undo, or when the operator insists.
+func (c Config) Anonymous() bool {
+	return c.Insecure || onLoopback(c.Listen) && len(c.TrustedProxies) == 0
+}
+
+// PageOn reports whether the page is served at /.
+func (c Config) PageOn() bool {
+	return c.Page == "on" || c.Page == "auto" && onLoopback(c.Listen)
+}
+
+// Warnings are the choices in a valid Config that an operator should see in the log.
+func (c Config) Warnings() []string {
+	var list []string
+	if c.Insecure {
+		list = append(list, "insecure is set: anyone who reaches this gateway may use any name")
+	}
+	if !c.Anonymous() {
+		list = append(list, "nobody can register: anonymous users are let in on loopback without trusted proxies only, or with insecure")
+	}
+	if c.InternalListen != "" && !onLoopback(c.InternalListen) {
+		list = append(list, "internal-listen is reachable beyond this machine")
+	}
+	if c.Redis.Force {
+		list = append(list, "redis.force is set: a Redis that evicts keys loses messages silently")
+	}
+	return list
+}
+
+// ConnectionLimit is a number of connections: 0 is no limit, AutoConnections as many as open files leave room for.
+type ConnectionLimit int
+
+// AutoConnections is the default of limits.max-connections.
+const AutoConnections ConnectionLimit = -1
+
+// Number resolves the limit for a process that may open this many files (OpenFileLimit; 0 = no limit) and needs perConnection
+// of them for each connection. The result is 0 for no limit. Some files are kept back for listeners, Redis, and the
+// requests that are to be refused.
+func (l ConnectionLimit) Number(files uint64, perConnection int) int {
+	if l != AutoConnections || files == 0 {
+		return max(0, int(l))
+	}
+	headroom := min(256+files/50, files/2)
+	return max(1, int((files-headroom)/uint64(perConnection)))
+}
+
+// UnmarshalText reads "auto" or a number.
+func (l *ConnectionLimit) UnmarshalText(text []byte) error {
+	if string(text) == "auto" {
+		*l = AutoConnections
+		return nil
+	}
+	n, err := strconv.Atoi(string(text))
+	if err != nil || n < 0 {
+		return fmt.Errorf("want auto or a whole number >= 0, not %q", text)
+	}
+	*l = ConnectionLimit(n)
+	return nil
+}
+
+func (l ConnectionLimit) String() string {
+	if l == AutoConnections {
+		return "auto"
+	}
+	return strconv.Itoa(int(l))
+}
+
+// The types of settings that are more than their kind says.
+var (
+	typeLevel           = reflect.TypeFor[slog.Level]()
+	typeDuration        = reflect.TypeFor[time.Duration]()
+	typeConnectionLimit = reflect.TypeFor[ConnectionLimit]()
+)
