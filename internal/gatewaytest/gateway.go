@@ -204,3 +204,15 @@ func (g *Gateway) stats(path string) (map[string]any, error) {
 	}
 	return stats, nil
 }
+
+// check asks a gateway that still runs whether its own indexes agree.
+func (g *Gateway) check() error {
+	if !g.Running() {
+		return nil
+	}
+	status, body, err := g.GetInternal("/debug/check")
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("/debug/check says %d: %s", status, body)
+	}
+	return err
+}

@@ -1,5 +1,25 @@
 package gatewaytest
 
-import "testing"
+import (
+	"errors"
+	"strconv"
+	"testing"
+	"time"
+)
 
 func TestMain(m *testing.M) { Main(m) }
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+func wantWithin(t *testing.T, within time.Duration, done func() bool) {
+	t.Helper()
+	err := Poll(within, func() error {
+		if !done() {
+			return errors.New("the condition doesn't hold")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,28 +1,13 @@
+//go:build !secondpass
+
 package gatewaytest
 
 import (
 	"context"
-	"fmt"
 	"os"
-	"strconv"
 	"testing"
 	"time"
 )
-
-func itoa(n int) string { return strconv.Itoa(n) }
-
-func wantWithin(t *testing.T, within time.Duration, done func() bool) {
-	t.Helper()
-	err := Poll(within, func() error {
-		if !done() {
-			return fmt.Errorf("the condition doesn't hold")
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 func wantValue(t *testing.T, r *Redis, key, want string) {
 	t.Helper()

@@ -1,0 +1,180 @@
+package gatewaytest
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// Write sends any value as one JSON text frame.
+func (c *Client) Write(v any) error {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return c.WriteFrame(websocket.TextMessage, raw)
+}
+
+// WriteFrame sends one WebSocket message as it is, however wrong.
+func (c *Client) WriteFrame(messageType int, raw []byte) error {
+	c.writeMu.Lock()
+	defer c.writeMu.Unlock()
+	return c.conn.WriteMessage(messageType, raw)
+}
+
+// object makes a JSON object of a type and pairs of field and value.
+func object(kind string, fields []any) map[string]any {
+	o := map[string]any{"type": kind}
+	for i := 0; i+1 < len(fields); i += 2 {
+		o[fields[i].(string)] = fields[i+1]
+	}
+	return o
+}
+
+// Register says who the client is and waits for the answer. The fields are pairs: "deviceId", "phone", "meta", …
+func (c *Client) Register(user string, fields ...any) (Frame, error) {
+	c.mu.Lock()
+	c.user = user
+	if c.Name == "" {
+		c.Name = user
+	}
+	c.mu.Unlock()
+	if err := c.Write(object("register", append([]any{"userId", user}, fields...))); err != nil {
+		return Frame{}, err
+	}
+	return c.Next("registered", Deadline)
+}
+
+// Send sends a message to a user and doesn't wait. An empty id is replaced by one that is unique for this client.
+func (c *Client) Send(to string, content any, id string, fields ...any) (string, error) {
+	raw, ok := content.(json.RawMessage)
+	if !ok {
+		var err error
+		if raw, err = json.Marshal(content); err != nil {
+			return "", err
+		}
+	}
+	c.mu.Lock()
+	if id == "" {
+		c.nextID++
+		id = c.user + "-" + strconv.FormatUint(c.nextID, 10)
+		if len(id) > 64 {
+			id = id[len(id)-64:]
+		}
+	}
+	c.sent = append(c.sent, Sent{ID: id, To: to, Content: string(raw), At: time.Now()})
+	c.mu.Unlock()
+	return id, c.Write(object("message", append([]any{"id", id, "to", to, "content", raw}, fields...)))
+}
+
+// Ack takes the answer to a message, an ack or an error, whatever came before and after it.
+func (c *Client) Ack(id string, within time.Duration) (Frame, error) {
+	var found Frame
+	err := c.wait(within, "ack of "+id, func() bool {
+		for _, kind := range []string{"ack", "error"} {
+			for i, at := range c.queues[kind] {
+				if c.all[at].ID == id {
+					found = c.all[at]
+					c.queues[kind] = append(append([]int{}, c.queues[kind][:i]...), c.queues[kind][i+1:]...)
+					return true
+				}
+			}
+		}
+		return false
+	})
+	return found, err
+}
+
+// Next takes the next frame of a type that was not taken yet.
+func (c *Client) Next(kind string, within time.Duration) (Frame, error) {
+	var found Frame
+	err := c.wait(within, kind, func() bool {
+		queue := c.queues[kind]
+		if len(queue) == 0 {
+			return false
+		}
+		found, c.queues[kind] = c.all[queue[0]], queue[1:]
+		return true
+	})
+	if err != nil {
+		// An error frame that nobody waits for usually says why.
+		if rest := c.Left("error"); len(rest) > 0 && kind != "error" {
+			err = fmt.Errorf("%w; but %v", err, rest)
+		}
+	}
+	return found, err
+}
+
+// None waits and complains when a frame of a type comes after all.
+func (c *Client) None(kind string, during time.Duration) error {
+	f, err := c.Next(kind, during)
+	if err == nil {
+		return fmt.Errorf("%s: got what should not come: %v", c.Name, f)
+	}
+	if ended := c.Ended(); ended != nil {
+		return err
+	}
+	return nil
+}
+
+// WaitCount waits until so many frames of a type have come in all, taken or not.
+func (c *Client) WaitCount(kind string, count int, within time.Duration) error {
+	return c.wait(within, fmt.Sprintf("%d times %s", count, kind), func() bool {
+		n := 0
+		for _, f := range c.all {
+			if f.Type == kind {
+				n++
+			}
+		}
+		return n >= count
+	})
+}
+
+// Left returns the frames of a type that nobody has taken.
+func (c *Client) Left(kind string) []Frame {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var left []Frame
+	for _, at := range c.queues[kind] {
+		left = append(left, c.all[at])
+	}
+	return left
+}
+
+// Presence asks for the state of users and returns the answer.
+func (c *Client) Presence(users ...string) (map[string]UserState, error) {
+	c.mu.Lock()
+	c.nextID++
+	id := "presence-" + strconv.FormatUint(c.nextID, 10)
+	c.mu.Unlock()
+	if err := c.Write(object("presence", []any{"id", id, "users", users})); err != nil {
+		return nil, err
+	}
+	var answer Frame
+	err := c.wait(Deadline, "answer to presence", func() bool {
+		for _, kind := range []string{"presence", "error"} {
+			for _, at := range c.queues[kind] {
+				if c.all[at].ID == id {
+					answer = c.all[at]
+					return true
+				}
+			}
+		}
+		return false
+	})
+	if err == nil && answer.Type == "error" {
+		err = fmt.Errorf("%s: presence was refused: %v", c.Name, answer)
+	}
+	return answer.States(), err
+}
+
+// Heartbeat sends a heartbeat and returns the answer.
+func (c *Client) Heartbeat(within time.Duration) (Frame, error) {
+	if err := c.Write(object("heartbeat", nil)); err != nil {
+		return Frame{}, err
+	}
+	return c.Next("heartbeat", within)
+}

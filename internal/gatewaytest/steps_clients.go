@@ -1,0 +1,147 @@
+package gatewaytest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+)
+
+func onClient(do func(*Client) error) func(*scene, *args) error {
+	return func(s *scene, a *args) error {
+		c, err := s.client(a)
+		if err == nil {
+			err = do(c)
+		}
+		return errors.Join(err, a.done())
+	}
+}
+
+func (s *scene) client(a *args) (*Client, error) {
+	name, err := a.next("the client")
+	if err != nil {
+		return nil, err
+	}
+	c := s.clients[name]
+	if c == nil {
+		return nil, fmt.Errorf("no client is called %q", name)
+	}
+	return c, nil
+}
+
+// connect a alice [as=tab] [device=phone] [meta={…}] [error CODE]: a client registers. It is called like its user, or as
+// said. When a client has that name already, the older one is called tab.1, tab.2 and so on from now on.
+func (s *scene) connect(a *args) error {
+	refused := a.after("error")
+	var fields []any
+	if device, ok := a.option("device"); ok {
+		fields = append(fields, "deviceId", device)
+	}
+	if meta, ok := a.option("meta"); ok {
+		fields = append(fields, "meta", json.RawMessage(meta))
+	}
+	if resume, ok := a.option("resume"); ok {
+		fields = append(fields, "resume", json.RawMessage(resume))
+	}
+	name, named := a.option("as")
+	g, err1 := s.gateway(a)
+	user, err2 := a.next("the user")
+	if err := errors.Join(err1, err2, a.done()); err != nil {
+		return err
+	}
+	if !named {
+		name = user
+	}
+	c, err := s.open(g, name)
+	if err != nil {
+		return err
+	}
+	if refused == "" {
+		_, err = c.Register(user, fields...)
+		return err
+	}
+	if err := c.Write(object("register", append([]any{"userId", user}, fields...))); err != nil {
+		return err
+	}
+	return wantError(c, refused, Deadline)
+}
+
+// dial a alice: a client that says nothing yet.
+func (s *scene) dial(a *args) error {
+	g, err1 := s.gateway(a)
+	name, err2 := a.next("the client")
+	if err := errors.Join(err1, err2, a.done()); err != nil {
+		return err
+	}
+	_, err := s.open(g, name)
+	return err
+}
+
+func (s *scene) open(g *Gateway, name string) (*Client, error) {
+	if old := s.clients[name]; old != nil {
+		n := 1
+		for s.clients[name+"."+strconv.Itoa(n)] != nil {
+			n++
+		}
+		old.Name = name + "." + strconv.Itoa(n)
+		s.clients[old.Name] = old
+	}
+	c, err := Dial(g.WS(), nil)
+	if err != nil {
+		return nil, err
+	}
+	s.t.Cleanup(c.Cut)
+	c.Name = name
+	s.clients[name] = c
+	return c, nil
+}
+
+// closed alice 4502 replaced [within 3s]: the gateway ended the connection with this code, and said why.
+func (s *scene) closed(a *args) error {
+	within, err1 := a.duration("within", Deadline)
+	c, err2 := s.client(a)
+	code, err3 := a.next("the close code")
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return err
+	}
+	ended, err := c.WaitEnd(within)
+	if err != nil {
+		return err
+	}
+	if strconv.Itoa(ended.Code) != code {
+		return fmt.Errorf("%s: %v, want %s", c.Name, ended, code)
+	}
+	if len(a.rest) > 0 {
+		reason, _ := a.next("the reason")
+		if ended.Closing == nil || ended.Closing.Reason != reason || ended.Closing.CodeText() != code {
+			return fmt.Errorf("%s: %v, want a closing frame with %s and %s", c.Name, ended, code, reason)
+		}
+	}
+	return a.done()
+}
+
+// connected alice bob [for 10s]: these connections are open, and stay so.
+func (s *scene) connected(a *args) error {
+	during, err := a.duration("for", 0)
+	if err != nil {
+		return err
+	}
+	end := time.NewTimer(during)
+	defer end.Stop()
+	var clients []*Client
+	for len(a.rest) > 0 {
+		c, err := s.client(a)
+		if err != nil {
+			return err
+		}
+		clients = append(clients, c)
+	}
+	<-end.C
+	for _, c := range clients {
+		if ended := c.Ended(); ended != nil {
+			return fmt.Errorf("%s: %v", c.Name, ended)
+		}
+	}
+	return nil
+}
