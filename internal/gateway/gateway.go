@@ -1,0 +1,282 @@
+package gateway
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"chatgate/internal/connection"
+	"chatgate/internal/handler"
+	"chatgate/internal/presence"
+	"chatgate/internal/protocol"
+	"chatgate/internal/router"
+)
+
+// ErrDrainDeadline says that the gateway ended with connections or work left.
+var ErrDrainDeadline = errors.New("drain deadline passed")
+
+// Gateway is one gateway of the cluster.
+type Gateway struct {
+	// Immutable after New.
+	cfg       Config
+	log       *slog.Logger
+	id        protocol.GatewayID
+	backend   *backend
+	embedded  *embedded // nil when Redis is elsewhere, or owned by the dev cluster
+	conns     *connection.Config
+	manager   *connection.Manager
+	registry  *presence.Registry
+	router    *router.Router
+	admission *handler.Admission
+	handler   *handler.Handler
+	public    net.Listener
+	internal  net.Listener // nil when there is none
+	started   time.Time
+
+	draining atomic.Bool
+}
+
+// New connects to Redis, checks it, and opens the listeners; Run serves on them.
+// The error is ErrDependency when Redis is missing or unfit, else what is wrong
+// with the configuration or an address.
+func New(cfg Config, log *slog.Logger) (*Gateway, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Redis.Embedded() {
+		e := startEmbedded()
+		g, err := assemble(cfg, e.connect(cfg.Redis), log)
+		if err != nil {
+			e.close()
+			return nil, err
+		}
+		g.embedded = e
+		log.Info("redis is embedded: nothing is kept, and no other gateway can join")
+		return g, nil
+	}
+	b, err := connect(context.Background(), cfg.Redis, log)
+	if err != nil {
+		return nil, err
+	}
+	return assemble(cfg, b, log)
+}
+
+// assemble wires a gateway on a backend, which it owns from then on.
+func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) {
+	id := protocol.GatewayID(cfg.Name + "-" + strings.ToLower(rand.Text()[:8]))
+	log = log.With("gateway", string(id))
+	g := &Gateway{cfg: cfg, log: log, id: id, backend: b, started: time.Now()}
+	defer func() {
+		if err != nil {
+			g.closeFiles()
+		}
+	}()
+
+	conns := connection.DefaultConfig()
+	conns.MaxFrameBytes = int64(cfg.Limits.FrameBytes)
+	conns.OutboxBytes, conns.OutboxFrames, conns.InFlight = cfg.Limits.OutboxBytes, cfg.Limits.OutboxFrames, cfg.Limits.InFlight
+	conns.PingAfter, conns.PongWait = cfg.Heartbeat.PingAfter, cfg.Heartbeat.PongWait
+	conns.SilenceTimeout, conns.RegisterTimeout = cfg.Heartbeat.Silence, cfg.Heartbeat.RegisterTimeout
+	conns.MaxAge = cfg.Heartbeat.MaxAge
+	if err := conns.Validate(); err != nil {
+		return nil, err
+	}
+	g.conns = &conns
+	g.manager = connection.NewManager(g.conns)
+
+	pc := presence.DefaultConfig()
+	pc.Gateway, pc.Layout = id, b.layout
+	pc.TTL, pc.Heartbeat, pc.ConnectionsPerUser = cfg.Heartbeat.PresenceTTL, cfg.Heartbeat.Interval, cfg.Limits.ConnectionsPerUser
+	pc.Pulse, pc.Lease, pc.Quiet = cfg.Cluster.PulseInterval, cfg.Cluster.Lease, cfg.Cluster.Quiet
+	pc.ReapAfter, pc.Grace, pc.Timeout = cfg.Cluster.ReapAfter, cfg.Cluster.Grace, cfg.Redis.Timeout
+	pc.Each = handler.Each(g.manager)
+	pc.OnVerdict = func(v presence.Verdict) { handler.Judged(g.manager, v, cfg.Cluster.ReapAfter) }
+	pc.Snapshot = g.snapshot
+	g.registry = presence.New(b.client, pc)
+
+	rc := router.DefaultConfig()
+	rc.Gateway, rc.Layout, rc.Log = id, b.layout, log
+	rc.Starved = 4 * cfg.Cluster.PulseInterval
+	rc.OnKick = func(k protocol.Kick) { handler.Kicked(g.manager, k) }
+	g.router = router.New(b.client, b.lanes, g.registry, rc)
+
+	proxies, err := handler.ParseProxies(cfg.TrustedProxies)
+	if err != nil {
+		return nil, err
+	}
+	origins, err := handler.ParseOrigins(cfg.Origins)
+	if err != nil {
+		return nil, err
+	}
+	g.admission = handler.NewAdmission(handler.AdmissionConfig{
+		ConnectRate: cfg.Limits.ConnectRate, ConnectRatePerIP: cfg.Limits.ConnectRatePerIP,
+		MaxConnections: cfg.Limits.MaxConnections.Number(OpenFileLimit(), 1), TrustedProxies: proxies,
+	})
+	g.handler = handler.New(handler.Config{
+		Gateway: id, Log: log, Anonymous: cfg.Anonymous(), Origins: origins,
+		HeartbeatInterval: cfg.Heartbeat.Interval, PresenceTTL: cfg.Heartbeat.PresenceTTL,
+		MaxFrameBytes: int64(cfg.Limits.FrameBytes), MessageRate: cfg.Limits.MessageRate,
+		MaxBadFrames: 64, ReapedSpread: cfg.Cluster.ReapAfter, RegisterWait: 3 * time.Second,
+	}, g.conns, g.manager, g.registry, g.router, g.admission)
+
+	if g.public, err = net.Listen("tcp", cfg.Listen); err != nil {
+		return nil, err
+	}
+	if cfg.InternalListen != "" {
+		if g.internal, err = net.Listen("tcp", cfg.InternalListen); err != nil {
+			return nil, err
+		}
+	}
+	return g, nil
+}
+
+// ID is this gateway's id: its name and a random boot id.
+func (g *Gateway) ID() protocol.GatewayID { return g.id }
+
+// Addr is the address of the public listener.
+func (g *Gateway) Addr() net.Addr { return g.public.Addr() }
+
+// closeFiles closes what New opened.
+func (g *Gateway) closeFiles() {
+	for _, l := range []net.Listener{g.public, g.internal} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+	_ = g.backend.close()
+	if g.embedded != nil {
+		g.embedded.close()
+	}
+}
+
+// Run serves until ctx ends, then drains: unready, refusing, closing what is
+// open over a window, leaving the registry. It returns nil after a clean drain,
+// ErrDrainDeadline when something was left, or what kept it from serving.
+func (g *Gateway) Run(ctx context.Context) error {
+	defer g.closeFiles()
+	for _, w := range g.cfg.Warnings() {
+		g.log.Warn(w)
+	}
+	if err := g.registry.Join(ctx); err != nil {
+		return fmt.Errorf("%w: %w", ErrDependency, err)
+	}
+
+	// The parts outlive ctx: they serve the drain.
+	life, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var parts sync.WaitGroup
+	failed := make(chan error, 8)
+	start := func(name string, run func(context.Context) error) {
+		parts.Go(func() {
+			if err := run(life); err != nil && life.Err() == nil {
+				failed <- fmt.Errorf("%s: %w", name, err)
+			}
+		})
+	}
+	start("presence", g.registry.Run)
+	start("router", g.router.Run)
+	start("connections", g.manager.Run)
+	start("public listener", serveHTTP(g.public, g.publicMux(), g.log))
+	if g.internal != nil {
+		start("internal listener", serveHTTP(g.internal, g.internalMux(), g.log))
+	}
+	g.announce()
+
+	var err error
+	select {
+	case <-ctx.Done():
+		err = g.drain()
+	case err = <-failed:
+		g.draining.Store(true)
+		g.admission.Drain()
+		closing, cancel := context.WithTimeout(context.Background(), time.Second)
+		err = errors.Join(err, g.manager.Close(closing))
+		cancel()
+	}
+	stop()
+	parts.Wait()
+	return err
+}
+
+func (g *Gateway) announce() {
+	attrs := []any{"public", g.public.Addr().String(), "redis", g.backend.kind}
+	if g.internal != nil {
+		attrs = append(attrs, "internal", g.internal.Addr().String())
+	}
+	if g.cfg.PageOn() {
+		attrs = append(attrs, "page", "http://"+g.public.Addr().String()+"/")
+	}
+	g.log.Info("listening", attrs...)
+}
+
+// drain ends this gateway's part in the cluster without hurry: balancers are
+// given time to notice, clients are told to come back over a window, and what
+// was accepted is carried through.
+func (g *Gateway) drain() error {
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(context.Background(), g.cfg.Drain.Deadline)
+	defer cancel()
+	g.draining.Store(true)
+	g.log.Info("draining", "connections", g.manager.Count())
+	if g.manager.Count() > 0 {
+		pause(ctx, g.cfg.Drain.Delay)
+	}
+	g.admission.Drain()
+	// A handful of connections needs no long window.
+	window := min(g.cfg.Drain.Window, time.Duration(g.manager.Count())*drainStep)
+	g.manager.CloseAll(connection.Cause{Kind: connection.KindDraining, WindowMs: window.Milliseconds()}, window)
+	err := g.manager.Close(ctx)
+	done := make(chan struct{})
+	go func() {
+		g.handler.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		err = errors.Join(err, g.registry.Leave(ctx))
+	case <-ctx.Done():
+		err = errors.Join(err, ctx.Err())
+	}
+	if err != nil {
+		g.log.Error("drain incomplete", "connections", g.manager.Count(), "err", err)
+		return fmt.Errorf("%w: %w", ErrDrainDeadline, err)
+	}
+	g.log.Info("drained", "dur", time.Since(began).Round(time.Millisecond))
+	return nil
+}
+
+// drainStep is the share of the window one connection asks for at most.
+const drainStep = 100 * time.Millisecond
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// serveHTTP returns a run function for one listener.
+func serveHTTP(l net.Listener, h http.Handler, log *slog.Logger) func(context.Context) error {
+	return func(ctx context.Context) error {
+		s := &http.Server{
+			Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+			ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		}
+		stop := context.AfterFunc(ctx, func() { _ = s.Close() })
+		defer stop()
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	}
+}

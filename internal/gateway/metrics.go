@@ -1,0 +1,124 @@
+package gateway
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"chatgate/internal/connection"
+	"chatgate/internal/handler"
+	"chatgate/internal/presence"
+	"chatgate/internal/router"
+)
+
+// metrics returns the registry of everything /metrics shows. No label holds an
+// id, so the number of series doesn't grow with users.
+func (g *Gateway) metrics() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{g})
+	return r
+}
+
+// collector reads the counters the packages keep, when it is asked.
+type collector struct{ g *Gateway }
+
+// figures is one moment of all counters.
+type figures struct {
+	connection.Stats
+	router    router.Stats
+	presence  presence.Stats
+	handler   handler.Stats
+	admission handler.AdmissionStats
+}
+
+type metric struct {
+	desc  *prometheus.Desc
+	kind  prometheus.ValueType
+	value func(*figures) float64
+}
+
+func counter(name, help string, value func(*figures) float64) metric {
+	return metric{prometheus.NewDesc("gateway_"+name, help, nil, nil), prometheus.CounterValue, value}
+}
+
+func gauge(name, help string, value func(*figures) float64) metric {
+	return metric{prometheus.NewDesc("gateway_"+name, help, nil, nil), prometheus.GaugeValue, value}
+}
+
+var metrics = []metric{
+	gauge("connections", "Open connections.", func(f *figures) float64 { return float64(f.Connections) }),
+	gauge("registered_connections", "Connections the registry holds for this gateway.", func(f *figures) float64 { return float64(f.presence.Held) }),
+	gauge("users", "Users with a connection here.", func(f *figures) float64 { return float64(f.Users) }),
+	gauge("connection_writers", "Connections whose socket takes no more at the moment.", func(f *figures) float64 { return float64(f.Writers) }),
+	gauge("send_pending", "Messages waiting in the lanes.", func(f *figures) float64 { return float64(f.router.Pending) }),
+	counter("connections_accepted_total", "Connections upgraded.", func(f *figures) float64 { return float64(f.Added) }),
+	counter("received_bytes_total", "Bytes read from clients.", func(f *figures) float64 { return float64(f.BytesIn) }),
+	counter("sent_bytes_total", "Bytes written to clients.", func(f *figures) float64 { return float64(f.BytesOut) }),
+	counter("received_frames_total", "Text frames read from clients.", func(f *figures) float64 { return float64(f.FramesIn) }),
+	counter("sent_frames_total", "Text frames written to clients.", func(f *figures) float64 { return float64(f.FramesOut) }),
+	counter("pings_total", "Pings sent to silent clients.", func(f *figures) float64 { return float64(f.Pings) }),
+	counter("discarded_frames_total", "Frames taken for a connection that ended before they were written.", func(f *figures) float64 { return float64(f.Discarded) }),
+	counter("delivered_messages_total", "Messages appended to local connections.", func(f *figures) float64 { return float64(f.router.Delivered) }),
+	counter("duplicate_messages_total", "Messages that arrived a second time and were dropped.", func(f *figures) float64 { return float64(f.router.Duplicates) }),
+	counter("unheld_messages_total", "Messages for addresses nobody here holds any more.", func(f *figures) float64 { return float64(f.router.Unheld) }),
+	counter("envelopes_total", "Envelopes received from gateways.", func(f *figures) float64 { return float64(f.router.Envelopes) }),
+	counter("unreadable_envelopes_total", "Envelopes of another version, or cut.", func(f *figures) float64 { return float64(f.router.Unreadable) }),
+	counter("missed_publishes_total", "Publishes that never arrived, by the channel's numbers.", func(f *figures) float64 { return float64(f.router.MissedPublishes) }),
+	counter("feed_holes_total", "Offsets that were skipped by what arrived.", func(f *figures) float64 { return float64(f.router.Holes) }),
+	counter("subscriptions_total", "Subscriptions made, also anew.", func(f *figures) float64 { return float64(f.router.Subscriptions) }),
+	counter("send_calls_total", "Calls of the send script.", func(f *figures) float64 { return float64(f.router.Calls) }),
+	counter("send_failed_calls_total", "Batches that Redis did not answer.", func(f *figures) float64 { return float64(f.router.FailedCalls) }),
+	counter("presence_registered_total", "Connections entered in the registry.", func(f *figures) float64 { return float64(f.presence.Registered) }),
+	counter("presence_refreshed_total", "Presence entries refreshed.", func(f *figures) float64 { return float64(f.presence.Refreshed) }),
+	counter("presence_removed_total", "Connections taken out of the registry.", func(f *figures) float64 { return float64(f.presence.Removed) }),
+	counter("presence_registered_again_total", "Entries that Redis had lost and got back.", func(f *figures) float64 { return float64(f.presence.Again) }),
+	counter("presence_reaped_total", "Entries of dead gateways removed by this one.", func(f *figures) float64 { return float64(f.presence.Reaped) }),
+	counter("presence_verdicts_total", "Local connections the registry wanted closed.", func(f *figures) float64 { return float64(f.presence.Verdicts) }),
+	counter("presence_failed_calls_total", "Registry calls that Redis did not answer.", func(f *figures) float64 { return float64(f.presence.Failed) }),
+	counter("foreign_origins_total", "Handshakes refused for their Origin.", func(f *figures) float64 { return float64(f.handler.ForeignOrigins) }),
+	counter("failed_upgrades_total", "Requests to /ws that were no valid handshake.", func(f *figures) float64 { return float64(f.handler.FailedUpgrades) }),
+}
+
+var (
+	messagesDesc = prometheus.NewDesc("gateway_messages_total", "Messages sent by clients of this gateway, by what became of them.", []string{"status"}, nil)
+	endsDesc     = prometheus.NewDesc("gateway_connections_ended_total", "Connections ended, by cause.", []string{"cause"}, nil)
+	rejectedDesc = prometheus.NewDesc("gateway_rejected_handshakes_total", "Handshakes refused before the upgrade, by reason.", []string{"reason"}, nil)
+	errorsDesc   = prometheus.NewDesc("gateway_error_frames_total", "Error frames sent to clients, by code.", []string{"code"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, m := range metrics {
+		ch <- m.desc
+	}
+	for _, d := range []*prometheus.Desc{messagesDesc, endsDesc, rejectedDesc, errorsDesc} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	g := c.g
+	f := figures{g.manager.Stats(), g.router.Stats(), g.registry.Stats(), g.handler.Stats(), g.admission.Stats()}
+	for _, m := range metrics {
+		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(&f))
+	}
+	labelled := func(d *prometheus.Desc, label string, n uint64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), label)
+	}
+	r := &f.router
+	for status, n := range map[string]uint64{
+		"routed": r.Routed, "stored": r.Stored, "ephemeral": r.Ephemeral, "dropped": r.Dropped, "conflict": r.Conflicts,
+		"unavailable": r.RefusedUnavailable, "overloaded": r.RefusedOverloaded,
+	} {
+		labelled(messagesDesc, status, n)
+	}
+	for _, k := range connection.Kinds() {
+		labelled(endsDesc, k.String(), f.Ends[k])
+	}
+	for reason, n := range f.admission.Rejected {
+		labelled(rejectedDesc, string(reason), n)
+	}
+	for code, n := range f.handler.Errors {
+		labelled(errorsDesc, string(code), n)
+	}
+}

@@ -1,0 +1,251 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"chatgate/internal/keyspace"
+)
+
+// ErrDependency says that something the gateway needs is missing or unfit at
+// start: Redis, for now.
+var ErrDependency = errors.New("dependency missing")
+
+// backend is a Redis and how to speak to it.
+type backend struct {
+	client redis.UniversalClient // reads, registry, subscriptions
+	lanes  redis.UniversalClient // sends; never retries by itself
+	layout keyspace.Layout
+	kind   string // embedded, standalone, sentinel or cluster, for /stats
+}
+
+func (b *backend) close() error { return errors.Join(b.client.Close(), b.lanes.Close()) }
+
+// embedded is a Redis inside this process: for a first run, for `dev`, not for
+// messages anybody wants to keep.
+type embedded struct {
+	server *miniredis.Miniredis
+	stop   chan struct{}
+	done   chan struct{}
+}
+
+// embeddedTick is how often the embedded Redis notices that keys expired; it
+// doesn't by itself.
+const embeddedTick = 250 * time.Millisecond
+
+func startEmbedded() *embedded {
+	e := &embedded{server: miniredis.NewMiniRedis(), stop: make(chan struct{}), done: make(chan struct{})}
+	go func() {
+		defer close(e.done)
+		tick := time.NewTicker(embeddedTick)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				e.server.FastForward(embeddedTick)
+			case <-e.stop:
+				return
+			}
+		}
+	}()
+	return e
+}
+
+func (e *embedded) close() {
+	close(e.stop)
+	<-e.done
+	e.server.Close()
+}
+
+func (e *embedded) connect(cfg RedisConfig) *backend {
+	options := &redis.UniversalOptions{
+		Addrs:                 []string{"embedded"},
+		Dialer:                func(context.Context, string, string) (net.Conn, error) { return e.server.Dial() },
+		ContextTimeoutEnabled: true,
+		DialTimeout:           cfg.DialTimeout, ReadTimeout: cfg.Timeout, WriteTimeout: cfg.Timeout,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}
+	b := clients(options)
+	b.kind = "embedded"
+	return b
+}
+
+// clients makes the clients for the options.
+func clients(o *redis.UniversalOptions) *backend {
+	general, lanes := *o, *o
+	general.MaxRetries = 1
+	lanes.MaxRetries = -1
+	b := &backend{layout: keyspace.Layout{Sharded: o.IsClusterMode}}
+	if o.IsClusterMode {
+		// Each lane holds a connection of its own while it sends.
+		lanes.PoolSize = keyspace.Partitions
+		// A promoted master is found by asking again soon.
+		b.kind = "cluster"
+	} else {
+		lanes.PoolSize = 2
+		b.kind = "standalone"
+		if o.MasterName != "" {
+			b.kind = "sentinel"
+		}
+	}
+	b.client, b.lanes = redis.NewUniversalClient(&general), redis.NewUniversalClient(&lanes)
+	return b
+}
+
+// connect finds out what redis.url leads to, checks that Chatgate can keep its
+// promises on it, and returns the clients. Every error is ErrDependency.
+func connect(ctx context.Context, cfg RedisConfig, log *slog.Logger) (*backend, error) {
+	o, err := cfg.Universal()
+	if err != nil {
+		return nil, err
+	}
+	if err := discover(ctx, cfg, o); err != nil {
+		return nil, fmt.Errorf("%w: redis: %w", ErrDependency, err)
+	}
+	b := clients(o)
+	if err := b.check(ctx, cfg, log); err != nil {
+		_ = b.close()
+		return nil, fmt.Errorf("%w: redis: %w", ErrDependency, err)
+	}
+	return b, nil
+}
+
+// discover asks the first server that answers what it is: one address may be a
+// node of a Cluster, or a Sentinel that watches a single master.
+func discover(ctx context.Context, cfg RedisConfig, o *redis.UniversalOptions) error {
+	if cfg.Mode == "standalone" {
+		return nil
+	}
+	var errs []error
+	for _, addr := range o.Addrs {
+		err := discoverAt(ctx, cfg, o, addr)
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func discoverAt(ctx context.Context, cfg RedisConfig, o *redis.UniversalOptions, addr string) error {
+	one := o.Simple()
+	one.Addr, one.DB, one.MaxRetries = addr, 0, -1
+	sentinel := cfg.sentinel()
+	if sentinel {
+		one.Username, one.Password = o.SentinelUsername, o.SentinelPassword
+	}
+	c := redis.NewClient(one)
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, cfg.DialTimeout+cfg.Timeout)
+	defer cancel()
+	info, err := c.Info(ctx, "server").Result()
+	if unsupportedInfo(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", addr, err)
+	}
+	mode := infoField(info, "redis_mode")
+	switch {
+	case cfg.Mode != "auto" && cfg.Mode != mode:
+		return fmt.Errorf("%s is a %s Redis, redis.mode says %s", addr, mode, cfg.Mode)
+	case mode == "cluster":
+		o.IsClusterMode = true
+	case mode == "sentinel":
+		o.IsClusterMode = false
+		if o.MasterName == "" {
+			o.MasterName, err = onlyMaster(ctx, one)
+		}
+		return err
+	case len(o.Addrs) > 1:
+		return fmt.Errorf("%s is a standalone Redis, and redis.url names %d hosts", addr, len(o.Addrs))
+	}
+	return nil
+}
+
+// onlyMaster returns the name of the one master a Sentinel watches.
+func onlyMaster(ctx context.Context, o *redis.Options) (string, error) {
+	c := redis.NewSentinelClient(o)
+	defer c.Close()
+	masters, err := c.Masters(ctx).Result()
+	if err != nil {
+		return "", fmt.Errorf("%s: sentinel masters: %w", o.Addr, err)
+	}
+	if len(masters) != 1 {
+		return "", fmt.Errorf("%s watches %d masters: redis.master-name says which", o.Addr, len(masters))
+	}
+	if fields, ok := masters[0].(map[any]any); ok {
+		return fmt.Sprint(fields["name"]), nil
+	}
+	fields, _ := masters[0].([]any)
+	for i := 0; i+1 < len(fields); i += 2 {
+		if fields[i] == "name" {
+			return fmt.Sprint(fields[i+1]), nil
+		}
+	}
+	return "", fmt.Errorf("%s: sentinel masters: unexpected answer", o.Addr)
+}
+
+// check refuses a Redis that is too old for the scripts, or that may evict keys.
+func (b *backend) check(ctx context.Context, cfg RedisConfig, log *slog.Logger) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*cfg.Timeout)
+	defer cancel()
+	if c, ok := b.client.(*redis.ClusterClient); ok {
+		return c.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error {
+			return checkServer(ctx, c, cfg, log)
+		})
+	}
+	return checkServer(ctx, b.client, cfg, log)
+}
+
+func checkServer(ctx context.Context, c redis.Cmdable, cfg RedisConfig, log *slog.Logger) error {
+	info, err := c.Info(ctx, "server").Result()
+	if unsupportedInfo(err) {
+		log.Warn("redis does not tell its version: taken for an embedded one, which keeps nothing")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	version := infoField(info, "redis_version")
+	major, _, _ := strings.Cut(version, ".")
+	if n, err := strconv.Atoi(major); err != nil || n < 7 {
+		return fmt.Errorf("version is %q, Chatgate needs 7.0 or newer", version)
+	}
+	if info, err = c.Info(ctx, "memory").Result(); err != nil {
+		return err
+	}
+	if policy := infoField(info, "maxmemory_policy"); policy != "noeviction" {
+		if !cfg.Force {
+			return fmt.Errorf("maxmemory-policy is %q: evicting keys loses messages silently; "+
+				"set it to noeviction, or start with --redis.force", policy)
+		}
+		log.Warn("redis may evict keys, which loses messages silently", "policy", policy)
+	}
+	return nil
+}
+
+// unsupportedInfo recognises the answer of the embedded Redis to a section it
+// doesn't have.
+func unsupportedInfo(err error) bool {
+	return err != nil && strings.HasPrefix(err.Error(), "section (")
+}
+
+func infoField(info, name string) string {
+	for line := range strings.Lines(info) {
+		if v, ok := strings.CutPrefix(line, name+":"); ok {
+			return strings.TrimSpace(v)
+		}
+	}
+	return ""
+}
