@@ -23,11 +23,16 @@ func (m *Manager) Run(ctx context.Context) error {
 		case <-ticker.C:
 		}
 		now := m.cfg.now()
-		// After a pause of this process the silence was ours. What clients sent meanwhile lies in the kernel: let it be read first.
-		if paused := time.Duration(now-last) > 2*interval+maxSweep; !paused {
-			m.CheckHealth(timeOf(now))
-		}
+		m.sweep(last, now, interval)
 		last = now
+	}
+}
+
+// sweep checks, unless this process was paused since the last sweep: then the silence was ours, and what clients sent meanwhile lies in
+// the kernel. The readers get until the next sweep to read it.
+func (m *Manager) sweep(last, now instant, interval time.Duration) {
+	if time.Duration(now-last) <= 2*interval+maxSweep {
+		m.CheckHealth(timeOf(now))
 	}
 }
 

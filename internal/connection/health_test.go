@@ -1,0 +1,290 @@
+package connection
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"chatgate/internal/protocol"
+)
+
+// A timed gate has a clock that stands until it is moved, and a sweep that runs when told.
+func newTimedGate(t *testing.T, tune func(*Config)) *gate {
+	t.Helper()
+	clock := new(fakeClock)
+	g := newGate(t, func(cfg *Config) {
+		clock.stand(cfg)
+		if tune != nil {
+			tune(cfg)
+		}
+	})
+	g.clock = clock
+	return g
+}
+
+// after moves the clock and sweeps.
+func (g *gate) after(d time.Duration) {
+	g.clock.advance(d)
+	g.m.CheckHealth(g.clock.now())
+}
+
+// Quiet for 20 s: a ping. Its pong is a sign of life, and 20 s later comes the next.
+func TestQuietClientIsPingedAndAnswers(t *testing.T) {
+	g := newTimedGate(t, func(cfg *Config) { cfg.SilenceTimeout = 0 })
+	c, r := g.rawDial(0)
+	g.identify(c, "alice")
+	for range 20 {
+		g.after(19 * time.Second)
+		if n := c.held(); n != 0 || c.pingSent.Load() > c.lastByte.Load() {
+			t.Fatal("pinged too early")
+		}
+		g.after(time.Second)
+		r.wantFrame(opPing, "")
+		g.after(9 * time.Second)
+		g.wantAlive(c)
+		r.send(opPong, "")
+		poll(t, "the pong was read", func() bool { return c.lastByte.Load() >= c.pingSent.Load() })
+	}
+	if n := g.m.Stats().Pings; n != 20 {
+		t.Errorf("%d pings, want 20", n)
+	}
+}
+
+// FAULTS 16: the cable is pulled. 20 s until the ping, 10 s for an answer; the closing frame is tried.
+func TestUnansweredPingEndsTheConnection(t *testing.T) {
+	g := newTimedGate(t, nil)
+	c, r := g.rawDial(0)
+	g.identify(c, "alice")
+	g.after(20 * time.Second)
+	r.wantFrame(opPing, "")
+	g.after(9999 * time.Millisecond)
+	g.wantAlive(c)
+	if n := g.m.Stats().Pings; n != 1 {
+		t.Errorf("%d pings while one is unanswered", n)
+	}
+	g.after(time.Millisecond)
+	r.wantClosing(protocol.ClosePingTimeout)
+	r.nc.Close()
+	g.wantEnd(c, KindPingTimeout, protocol.ClosePingTimeout)
+}
+
+// A pong refreshes no presence: 90 s without a text frame, however many pongs came.
+func TestSilenceEndsTheConnectionThoughPongsCome(t *testing.T) {
+	g := newTimedGate(t, nil)
+	c, r := g.rawDial(0)
+	g.identify(c, "alice")
+	for range 4 {
+		g.after(20 * time.Second)
+		r.wantFrame(opPing, "")
+		r.send(opPong, "")
+		poll(t, "the pong was read", func() bool { return c.lastByte.Load() >= c.pingSent.Load() })
+	}
+	g.after(9 * time.Second)
+	g.wantAlive(c)
+	g.after(time.Second)
+	r.wantClosing(protocol.CloseHeartbeatTimeout)
+	r.nc.Close()
+	g.wantEnd(c, KindHeartbeatTimeout, protocol.CloseHeartbeatTimeout)
+}
+
+func TestTextFramesKeepTheConnection(t *testing.T) {
+	g := newTimedGate(t, func(cfg *Config) { cfg.PingAfter = 0 })
+	c, ws := g.dial()
+	g.identify(c, "alice")
+	for range 10 {
+		g.after(89 * time.Second)
+		g.wantAlive(c)
+		sendText(t, ws, "heartbeat")
+		wantText(t, ws, "heartbeat")
+		poll(t, "the clock was set", func() bool { return c.lastPing.Load() == c.cfg.now() })
+	}
+}
+
+// The reader waits for the router: the client may be talking all the while, so neither rule of silence applies, nor right afterwards.
+func TestHeldReaderIsNotSilent(t *testing.T) {
+	g := newTimedGate(t, func(cfg *Config) { cfg.InFlight = 1 })
+	g.handle = func(c *Connection, _ []byte) { c.Acquire() }
+	c, ws := g.dial()
+	g.identify(c, "alice")
+	sendText(t, ws, "1")
+	sendText(t, ws, "2")
+	poll(t, "the reader is held", c.waiting.Load)
+	for range 10 {
+		g.after(time.Minute)
+	}
+	g.wantAlive(c)
+	if n := g.m.Stats().Pings; n != 0 {
+		t.Errorf("%d pings to a client that was not listened to", n)
+	}
+	c.Release()
+	poll(t, "the reader reads", func() bool { return !c.waiting.Load() && !c.busy.Load() })
+	g.after(0)
+	g.wantAlive(c)
+	if n := g.m.Stats().Pings; n != 0 {
+		t.Errorf("%d pings right after it was let go", n)
+	}
+}
+
+func TestUnregisteredIsClosed(t *testing.T) {
+	g := newTimedGate(t, nil)
+	c, ws := g.dial()
+	g.after(9 * time.Second)
+	sendText(t, ws, "not a register")
+	wantText(t, ws, "not a register")
+	poll(t, "the frame is handled", func() bool { return !c.busy.Load() })
+	g.wantAlive(c)
+	g.after(time.Second)
+	if f := wantClosing(t, ws, protocol.CloseRegisterTimeout); f.Reconnect {
+		t.Error("told to come back")
+	}
+	g.wantEnd(c, KindRegisterTimeout, protocol.CloseRegisterTimeout)
+}
+
+// Redis was away when the client registered: its 10 s start again.
+func TestRegisterTimeoutCanStartAgain(t *testing.T) {
+	g := newTimedGate(t, func(cfg *Config) { cfg.PingAfter = 0 })
+	c, ws := g.dial()
+	g.after(9 * time.Second)
+	c.ResetRegisterTimeout()
+	g.after(9 * time.Second)
+	g.wantAlive(c)
+	g.after(time.Second)
+	wantClosing(t, ws, protocol.CloseRegisterTimeout)
+	g.wantEnd(c, KindRegisterTimeout, protocol.CloseRegisterTimeout)
+}
+
+func TestMaxAge(t *testing.T) {
+	g := newTimedGate(t, func(cfg *Config) { *cfg = Config{CloseWait: patience, MaxAge: time.Hour, Now: cfg.Now} })
+	c, ws := g.dial()
+	g.after(59 * time.Minute)
+	g.wantAlive(c)
+	g.after(time.Minute)
+	if f := wantClosing(t, ws, protocol.CloseMaxAge); !f.Reconnect {
+		t.Error("not told to come back")
+	}
+	g.wantEnd(c, KindMaxAge, protocol.CloseMaxAge)
+}
+
+// Empty continuation frames without end: bytes come all the time, a message never does. gorilla reads on by itself, the sweep ends it.
+func TestEndlessContinuationsEnd(t *testing.T) {
+	g := newTimedGate(t, nil)
+	c, r := g.rawDial(0)
+	g.identify(c, "alice")
+	r.send(0x1, "")
+	go func() {
+		frames := bytes.Repeat(clientFrame(0x0, ""), 100)
+		for {
+			if _, err := r.nc.Write(frames); err != nil {
+				return
+			}
+		}
+	}()
+	poll(t, "the message has begun", func() bool { return c.messageBegan.Load() != 0 })
+	g.after(9 * time.Second)
+	g.wantAlive(c)
+	g.after(time.Second)
+	r.wantClosing(protocol.CloseHeartbeatTimeout)
+	r.nc.Close()
+	g.wantEnd(c, KindMessageTimeout, protocol.CloseHeartbeatTimeout)
+}
+
+// A message in fragments, each in time, the whole not.
+func TestMessageMustEnd(t *testing.T) {
+	g := newTimedGate(t, nil)
+	c, r := g.rawDial(0)
+	g.identify(c, "alice")
+	r.send(0x1, "begun ")
+	poll(t, "the message has begun", func() bool { return c.messageBegan.Load() != 0 })
+	g.after(5 * time.Second)
+	r.send(0x80, "and ended")
+	r.wantFrame(opText, "begun and ended")
+	g.after(9 * time.Second)
+	g.wantAlive(c)
+	r.send(0x1, "never ended")
+	poll(t, "the message has begun", func() bool { return c.messageBegan.Load() != 0 })
+	g.after(10 * time.Second)
+	r.wantClosing(protocol.CloseHeartbeatTimeout)
+	r.nc.Close()
+	g.wantEnd(c, KindMessageTimeout, protocol.CloseHeartbeatTimeout)
+}
+
+// With every limit off nothing ever happens.
+func TestZeroMeansOff(t *testing.T) {
+	g := newTimedGate(t, func(cfg *Config) { *cfg = Config{CloseWait: patience, Now: cfg.Now} })
+	c, _ := g.dial()
+	g.after(1000 * time.Hour)
+	g.wantAlive(c)
+	if n := g.m.Stats().Pings; n != 0 {
+		t.Errorf("%d pings", n)
+	}
+}
+
+// The sweep by itself, on the real clock.
+func TestRunSweeps(t *testing.T) {
+	g := newGate(t, func(cfg *Config) { cfg.RegisterTimeout = 50 * time.Millisecond })
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- g.m.Run(ctx) }()
+	c, ws := g.dial()
+	wantClosing(t, ws, protocol.CloseRegisterTimeout)
+	g.wantEnd(c, KindRegisterTimeout, protocol.CloseRegisterTimeout)
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSweepIntervalFollowsTheShortestLimit(t *testing.T) {
+	for name, tc := range map[string]struct {
+		cfg  Config
+		want time.Duration
+	}{
+		"all off":    {Config{}, time.Second},
+		"default":    {DefaultConfig(), time.Second},
+		"short":      {Config{PingAfter: time.Second, PongWait: 2 * time.Second}, 100 * time.Millisecond},
+		"very short": {Config{RegisterTimeout: time.Millisecond}, 10 * time.Millisecond},
+	} {
+		if got := NewManager(&tc.cfg).interval(); got != tc.want {
+			t.Errorf("%s: %s, want %s", name, got, tc.want)
+		}
+	}
+}
+
+// After a pause of this process (a jump of the clock between two sweeps) nobody is judged at first: what clients sent is still unread.
+func TestPauseOfTheProcessIsNotTheClientsSilence(t *testing.T) {
+	g := newTimedGate(t, nil)
+	c, ws := g.dial()
+	g.identify(c, "alice")
+	last := g.m.cfg.now()
+	g.clock.advance(100 * time.Second)
+	now := g.m.cfg.now()
+	g.m.sweep(last, now, time.Second)
+	g.wantAlive(c)
+	last = now
+	g.clock.advance(time.Second)
+	g.m.sweep(last, g.m.cfg.now(), time.Second)
+	wantClosing(t, ws, protocol.CloseHeartbeatTimeout)
+	g.wantEnd(c, KindHeartbeatTimeout, protocol.CloseHeartbeatTimeout)
+}
+
+func TestLogValueNamesTheConnection(t *testing.T) {
+	g := newGate(t, nil)
+	c, ws := g.dial()
+	g.identify(c, "alice")
+	var out bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&out, nil))
+	c.Close(Cause{Kind: KindKicked})
+	wantClosing(t, ws, protocol.CloseKicked)
+	log.Info("ended", "c", c)
+	for _, want := range []string{"c.conn=" + string(c.ID()), "c.remote=" + c.RemoteAddr(), "c.user=alice", "c.cause=kicked"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q lacks %q", out.String(), want)
+		}
+	}
+	if age := time.Since(c.Since()); age < 0 || age > patience {
+		t.Errorf("since %s", c.Since())
+	}
+}
