@@ -18,6 +18,7 @@ func (f *Frame) Decode(data []byte) *ReplyError {
 	d.envelope(data)
 	if d.err == nil {
 		d.frame()
+		f.HasID = f.ID != nil
 	}
 	if d.err != nil {
 		d.err.ID = string(d.echo())
@@ -117,6 +118,7 @@ func (d *decoder) frame() {
 	f.Type = typeOf(name)
 	switch f.Type {
 	case TypeRegister:
+		f.ID = d.echo()
 		f.Token = d.string(fieldToken, false)
 		f.UserID = d.ident(fieldUserID, MaxIDBytes, f.Token == nil)
 		f.DeviceID = d.ident(fieldDeviceID, MaxIDBytes, false)
@@ -124,8 +126,9 @@ func (d *decoder) frame() {
 		f.Resume = d.resume("resume", d.fields[fieldResume])
 		d.rooms()
 	case TypeHeartbeat:
+		f.ID = d.echo()
 	case TypeMessage:
-		d.id()
+		f.ID = d.ident(fieldID, MaxMessageIDBytes, false)
 		f.To = d.ident(fieldTo, MaxIDBytes, false)
 		f.Room = d.ident(fieldRoom, MaxIDBytes, false)
 		if (f.To == nil) == (f.Room == nil) {
@@ -138,32 +141,33 @@ func (d *decoder) frame() {
 			d.refuse("copy", faultNoCopy)
 		}
 	case TypeReceived:
+		f.ID = d.echo()
 		f.Room = d.ident(fieldRoom, MaxIDBytes, false)
 		f.Epoch = d.ident(fieldEpoch, MaxIDBytes, true)
 		f.Offset = d.offset("offset", d.fields[fieldOffset])
 	case TypeJoin:
-		d.id()
+		f.ID = d.ident(fieldID, MaxMessageIDBytes, false)
 		f.Room = d.ident(fieldRoom, MaxIDBytes, true)
 		f.Resume = d.resume("resume", d.fields[fieldResume])
 	case TypeLeave:
-		d.id()
+		f.ID = d.ident(fieldID, MaxMessageIDBytes, false)
 		f.Room = d.ident(fieldRoom, MaxIDBytes, true)
 	case TypeHistory:
-		d.id()
+		f.ID = d.ident(fieldID, MaxMessageIDBytes, false)
 		f.Room = d.ident(fieldRoom, MaxIDBytes, false)
 		f.Epoch = d.ident(fieldEpoch, MaxIDBytes, false)
 		d.page()
 		f.Limit = d.limit()
 	case TypePresence, TypeWatch, TypeUnwatch:
-		d.id()
+		f.ID = d.ident(fieldID, MaxMessageIDBytes, false)
 		d.users()
 	case TypeMembers:
-		d.id()
+		f.ID = d.ident(fieldID, MaxMessageIDBytes, false)
 		f.Room = d.ident(fieldRoom, MaxIDBytes, true)
 		f.Cursor = d.string(fieldAfter, false)
 		f.Limit = d.limit()
 	case TypeRefresh:
-		d.id()
+		f.ID = d.ident(fieldID, MaxMessageIDBytes, false)
 		f.Token = d.string(fieldToken, true)
 	default:
 		d.err = &ReplyError{Code: CodeUnknownType, Message: "type: " + faultUnknown}

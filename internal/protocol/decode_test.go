@@ -52,6 +52,10 @@ func TestFramesAreRead(t *testing.T) {
 			`{"type":"heartbeat","id":[],"to":1,"users":{},"limit":-1}`,
 			Frame{Type: TypeHeartbeat},
 		},
+		"an id where none is asked for": {
+			`{"type":"heartbeat","id":"h1"}`,
+			Frame{Type: TypeHeartbeat, ID: []byte("h1"), HasID: true},
+		},
 		"escapes in names and values": {
 			`{"\u0074ype":"mess\u0061ge","to":"\ud83d\ude42\u00e9\/\\\"","content":"\ud83d\ude42"}`,
 			Frame{Type: TypeMessage, To: []byte(`🙂é/\"`), Content: []byte(`"\ud83d\ude42"`)},

@@ -166,11 +166,6 @@ func (d *decoder) identOf(path string, v value, most int) []byte {
 	return b
 }
 
-func (d *decoder) id() {
-	d.f.ID = d.ident(fieldID, MaxMessageIDBytes, false)
-	d.f.HasID = d.f.ID != nil
-}
-
 // content is the one field whose null is a value.
 func (d *decoder) content() []byte {
 	v := d.fields[fieldContent]

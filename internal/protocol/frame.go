@@ -73,7 +73,8 @@ func typeOf(name []byte) FrameType {
 type Frame struct {
 	Type FrameType
 
-	ID    []byte // any type with an answer; 1 to 64 bytes
+	// 1 to 64 bytes. register, heartbeat and received have no such field: there a bad one is ignored, and a good one is for errors.
+	ID    []byte
 	HasID bool
 
 	UserID   []byte       // register; nil only with a token
