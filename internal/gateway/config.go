@@ -42,8 +42,8 @@ type Config struct {
 // RedisConfig says where the shared state lives. See Universal for the forms of URL.
 type RedisConfig struct {
 	URL         string        `secret:"" zero:"embedded Redis, this process only" placeholder:"URL" help:"redis://[user:password@]host:port[,host:port...][/db]; rediss:// for TLS, unix:// for a socket."`
-	Mode        string        `default:"auto" enum:"auto,standalone,sentinel,cluster" help:"Kind of Redis: standalone, sentinel, cluster, or auto (sentinel with a master name, cluster with several hosts)."`
-	MasterName  string        `zero:"not Sentinel" placeholder:"NAME" help:"Name of the master that the Sentinels of redis.url watch."`
+	Mode        string        `default:"auto" enum:"auto,standalone,sentinel,cluster" help:"Kind of Redis: standalone, sentinel, cluster, or auto (it is asked)."`
+	MasterName  string        `zero:"the only one they watch" placeholder:"NAME" help:"Name of the master that the Sentinels of redis.url watch; ?master=NAME in the URL does the same."`
 	Force       bool          `negatable:"" help:"Start although maxmemory-policy lets Redis evict keys, which loses messages silently."`
 	DialTimeout time.Duration `default:"1s" help:"Time for a new connection to Redis."`
 	Timeout     time.Duration `default:"1s" help:"Deadline of one call to Redis, repeats included."`
@@ -226,11 +226,9 @@ func onLoopback(address string) bool {
 	return err == nil && addr.Unmap().IsLoopback()
 }
 
-// Anonymous reports whether users without a token are let in: only while nobody beyond this machine can come, which a
-// trusted proxy in front would undo, or when the operator insists.
-func (c Config) Anonymous() bool {
-	return c.Insecure || onLoopback(c.Listen) && len(c.TrustedProxies) == 0
-}
+// Anonymous reports whether users without a token are let in: only while the gateway listens on loopback, or when the
+// operator insists.
+func (c Config) Anonymous() bool { return c.Insecure || onLoopback(c.Listen) }
 
 // PageOn reports whether the page is served at /.
 func (c Config) PageOn() bool {

@@ -28,29 +28,33 @@ func (c RedisConfig) Embedded() bool { return c.URL == "" }
 //	rediss://...                                             with TLS
 //	unix://[user:password@]/path/to/redis.sock[?db=N]        a socket of this machine
 //
-// Several hosts are nodes of a Cluster, or the Sentinels when redis.master-name is set. User and password are those of Redis
-// itself; the options are sentinel_username and sentinel_password for the Sentinels, and skip_verify=true, which accepts any
-// certificate. A / ? # or @ in a password is percent-encoded. No error quotes the URL, since it may hold the password.
+// Several hosts are nodes of a Cluster, or the Sentinels when there is a master name. User and password are those of Redis
+// itself; the options are master (instead of redis.master-name), sentinel_username and sentinel_password for the Sentinels,
+// and skip_verify=true, which accepts any certificate. A / ? # or @ in a password is percent-encoded. No error quotes the
+// URL, since it may hold the password.
 func (c RedisConfig) Universal() (*redis.UniversalOptions, error) {
 	if c.Embedded() {
 		return nil, errors.New("redis.url: is empty, so Redis is embedded")
 	}
-	o, err := parseRedisURL(c.URL, c.sentinel())
+	o, err := c.parseURL()
 	if err != nil {
 		return nil, fmt.Errorf("redis.url: %w", err)
 	}
-	if c.sentinel() {
-		o.MasterName = c.MasterName
-	}
-	o.IsClusterMode = c.Mode == "cluster" || !c.sentinel() && len(o.Addrs) > 1
+	o.IsClusterMode = c.Mode == "cluster" || c.Mode == "auto" && o.MasterName == "" && len(o.Addrs) > 1
 	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = c.DialTimeout, c.Timeout, c.Timeout
 	o.ContextTimeoutEnabled = true
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	return o, nil
 }
 
+// sentinel reports whether the hosts are known to be Sentinels: by the mode or by a master name. In auto mode they can still
+// turn out to be when asked.
 func (c RedisConfig) sentinel() bool {
-	return c.Mode == "sentinel" || c.Mode == "auto" && c.MasterName != ""
+	if c.Mode != "auto" {
+		return c.Mode == "sentinel"
+	}
+	o, err := c.parseURL()
+	return err == nil && o.MasterName != ""
 }
 
 // validate checks the URL, and that mode and master name fit it.
@@ -65,26 +69,27 @@ func (c RedisConfig) validate() error {
 	if err != nil {
 		return err
 	}
+	sentinel := c.sentinel()
 	switch {
-	case c.Mode == "sentinel" && c.MasterName == "":
-		return errors.New("redis.master-name: is needed for Sentinel")
-	case c.Mode != "auto" && c.Mode != "sentinel" && c.MasterName != "":
+	case c.MasterName != "" && o.MasterName != c.MasterName:
+		return errors.New("redis.master-name: differs from the master in redis.url")
+	case !sentinel && o.MasterName != "":
 		return fmt.Errorf("redis.master-name: belongs to Sentinel, redis.mode is %s", c.Mode)
 	case c.Mode == "standalone" && len(o.Addrs) > 1:
 		return errors.New("redis.url: standalone is one host")
 	case o.IsClusterMode && o.DB != 0:
 		return errors.New("redis.url: Cluster has database 0 only")
-	case o.IsClusterMode && strings.HasPrefix(o.Addrs[0], "/"):
-		return errors.New("redis.url: Cluster can't be reached by a unix socket")
-	case !c.sentinel() && (o.SentinelUsername != "" || o.SentinelPassword != ""):
+	case (o.IsClusterMode || sentinel) && strings.HasPrefix(o.Addrs[0], "/"):
+		return errors.New("redis.url: Sentinel and Cluster can't be reached by a unix socket")
+	case !sentinel && (o.SentinelUsername != "" || o.SentinelPassword != ""):
 		return errors.New("redis.url: sentinel_username and sentinel_password belong to Sentinel")
 	}
 	return nil
 }
 
-// parseRedisURL splits the list of hosts off itself, since net/url knows only one host, and leaves the rest to net/url.
-func parseRedisURL(raw string, sentinel bool) (*redis.UniversalOptions, error) {
-	scheme, rest, ok := strings.Cut(raw, "://")
+// parseURL splits the list of hosts off itself, since net/url knows only one host, and leaves the rest to net/url.
+func (c RedisConfig) parseURL() (*redis.UniversalOptions, error) {
+	scheme, rest, ok := strings.Cut(c.URL, "://")
 	if !ok || scheme != "redis" && scheme != "rediss" && scheme != "unix" {
 		return nil, errors.New("must begin with redis://, rediss:// or unix://")
 	}
@@ -101,9 +106,13 @@ func parseRedisURL(raw string, sentinel bool) (*redis.UniversalOptions, error) {
 		return nil, errors.New("is not a URL; a / ? # or @ in user or password must be percent-encoded")
 	}
 
-	o := &redis.UniversalOptions{Username: u.User.Username()}
+	o := &redis.UniversalOptions{Username: u.User.Username(), MasterName: c.MasterName}
 	o.Password, _ = u.User.Password()
 	query := u.Query()
+	port := redisPort
+	if c.Mode == "sentinel" || query.Get("master") != "" || c.MasterName != "" {
+		port = sentinelPort
+	}
 	database := strings.Trim(u.Path, "/")
 	if scheme == "unix" {
 		if hosts != "" || database == "" {
@@ -111,7 +120,7 @@ func parseRedisURL(raw string, sentinel bool) (*redis.UniversalOptions, error) {
 		}
 		o.Addrs, database = []string{u.Path}, query.Get("db")
 		query.Del("db")
-	} else if o.Addrs, err = redisHosts(hosts, sentinel); err != nil {
+	} else if o.Addrs, err = redisHosts(hosts, port); err != nil {
 		return nil, err
 	}
 	if database != "" {
@@ -125,10 +134,13 @@ func parseRedisURL(raw string, sentinel bool) (*redis.UniversalOptions, error) {
 	return o, redisOptions(o, query)
 }
 
+// redisOptions applies what stands behind the ? of the URL.
 func redisOptions(o *redis.UniversalOptions, query url.Values) error {
 	for key, values := range query {
 		value := values[len(values)-1]
 		switch key {
+		case "master":
+			o.MasterName = value
 		case "sentinel_username":
 			o.SentinelUsername = value
 		case "sentinel_password":
@@ -148,13 +160,11 @@ func redisOptions(o *redis.UniversalOptions, query url.Values) error {
 	return nil
 }
 
-func redisHosts(list string, sentinel bool) ([]string, error) {
+// redisHosts reads host[:port],... into host:port each.
+func redisHosts(list, defaultPort string) ([]string, error) {
 	var addrs []string
 	for host := range strings.SplitSeq(list, ",") {
-		port := redisPort
-		if sentinel {
-			port = sentinelPort
-		}
+		port := defaultPort
 		if h, p, err := net.SplitHostPort(host); err == nil {
 			host, port = h, p
 		} else {

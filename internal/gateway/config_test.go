@@ -361,6 +361,8 @@ func TestRedisURL(t *testing.T) {
 		"cluster of one":   {RedisConfig{URL: "redis://a:1", Mode: "cluster"}, want{Addrs: []string{"a:1"}, Cluster: true}},
 		"standalone":       {RedisConfig{URL: "redis://a:1/0", Mode: "standalone"}, want{Addrs: []string{"a:1"}}},
 		"sentinels":        {RedisConfig{URL: "redis://:pw@a:1,b/2?sentinel_password=sp&sentinel_username=su", MasterName: "m"}, want{Addrs: []string{"a:1", "b:26379"}, Password: "pw", Master: "m", DB: 2, SentinelUser: "su", SentinelPassword: "sp"}},
+		"sentinels by URL": {RedisConfig{URL: "redis://a,b:2/0?master=m"}, want{Addrs: []string{"a:26379", "b:2"}, Master: "m"}},
+		"any master":       {RedisConfig{URL: "redis://a", Mode: "sentinel"}, want{Addrs: []string{"a:26379"}}},
 		"sentinel by mode": {RedisConfig{URL: "redis://a", Mode: "sentinel", MasterName: "m"}, want{Addrs: []string{"a:26379"}, Master: "m"}},
 	}
 	for name, c := range cases {
@@ -401,9 +403,9 @@ func TestWrongRedisURLsAreRefusedWithoutQuotingThem(t *testing.T) {
 		"socket without path": {URL: "unix://s3cret"},
 		"cluster database":    {URL: "redis://:s3cret@a,b/2"},
 		"standalone list":     {URL: "redis://:s3cret@a,b", Mode: "standalone"},
-		"no master":           {URL: "redis://:s3cret@a,b", Mode: "sentinel"},
 		"master in cluster":   {URL: "redis://:s3cret@a,b", Mode: "cluster", MasterName: "m"},
 		"sentinel password":   {URL: "redis://host?sentinel_password=s3cret"},
+		"two masters":         {URL: "redis://a?master=m", MasterName: "n"},
 		"nothing":             {Mode: "cluster"},
 		"nothing but master":  {MasterName: "m"},
 	} {
