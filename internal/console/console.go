@@ -35,9 +35,10 @@ var contentTypes = map[string]string{
 }
 
 // policy lets the page load its own files and open WebSockets, nothing else.
-// 'self' does not cover ws: and wss: in every browser, hence the schemes.
+// 'self' does not cover ws: and wss: in every browser, hence the schemes. The form
+// may be sent before the script is there: it leads to the page's own address.
 const policy = "default-src 'self'; connect-src 'self' ws: wss:; object-src 'none'; " +
-	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+	"base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 
 type file struct {
 	body        []byte
