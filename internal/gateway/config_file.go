@@ -24,8 +24,10 @@ const maxConfigFile = 1 << 20
 //  2. what hosting platforms set: PORT (listen on all interfaces) and REDIS_URL
 //  3. the YAML file of --config or GATEWAY_CONFIG
 //
-// An environment variable that is set but empty counts as not set. Sources is a kong.Resolver; it belongs to the goroutine
-// that parses.
+// An environment variable that is set but empty counts as not set.
+//
+// Sources is a kong.Option, which makes a parser of a struct with an embedded Config ask it. The command calls Load before
+// flags are resolved. It belongs to the goroutine that parses.
 type Sources struct {
 	env    map[string]string
 	values map[string]found // by setting name
@@ -125,12 +127,28 @@ func readBounded(path string) ([]byte, error) {
 	return data, err
 }
 
-// Validate and Resolve make Sources a kong.Resolver. kong asks it for every flag that the command line doesn't give.
+// Apply makes k ask s for every flag that the command line doesn't give, and show the variables in the help.
+func (s *Sources) Apply(k *kong.Kong) error {
+	env := make(map[string]string)
+	for _, set := range settingsOf(new(Config)) {
+		env[set.Name] = set.Env()
+	}
+	return errors.Join(
+		kong.Vars{"hostname": defaultName()}.Apply(k),
+		kong.Resolvers(s).Apply(k),
+		kong.ValueFormatter(func(v *kong.Value) string {
+			if name := env[v.Name]; name != "" && v.Flag != nil {
+				return v.Help + " ($" + name + ")"
+			}
+			return v.Help
+		}).Apply(k),
+	)
+}
 
-// Validate has nothing to add: Load has checked everything.
+// Validate is part of kong.Resolver. It has nothing to add: Load has checked everything.
 func (s *Sources) Validate(*kong.Application) error { return nil }
 
-// Resolve gives the value found for a flag, or nil.
+// Resolve is part of kong.Resolver: the value found for a flag, or nil.
 func (s *Sources) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 	return s.values[flag.Name].raw, nil
 }

@@ -1,0 +1,235 @@
+// Command gateway runs one Chatgate gateway, or a small cluster of them for trying out.
+//
+// It owns the command line, the log, the signals and the exit code: main parses, wires and runs, and everything else is
+// package gateway. It has one goroutine beside those, which waits for signals. docs/configuration.md lists the settings and
+// the exit codes.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"chatgate/internal/gateway"
+)
+
+// Exit codes, promised to service managers.
+const (
+	exitOK            = 0
+	exitFailure       = 1
+	exitUsage         = 2
+	exitDependency    = 3
+	exitDrainDeadline = 4
+)
+
+// cli is the command line. The settings are flags of every command and may stand before or after its name.
+type cli struct {
+	Settings gateway.Config `embed:""`
+	File     string         `name:"config" short:"c" placeholder:"FILE" help:"YAML file with settings ($$GATEWAY_CONFIG)."`
+
+	Serve struct{} `cmd:"" default:"1" help:"Run one gateway. This is the default."`
+	Dev   struct {
+		Nodes int `default:"3" help:"Number of gateways, 1 to 16."`
+	} `cmd:"" help:"Run several gateways, a balancer in front and one embedded Redis in this process."`
+	Version struct{} `cmd:"" help:"Print the version."`
+	Config  struct {
+		Check struct{} `cmd:"" help:"Print every setting and where it comes from, or what is wrong."`
+	} `cmd:"" help:"Look at the configuration."`
+}
+
+// BeforeResolve is kong's hook between reading the command line and asking elsewhere for what it doesn't give.
+func (c *cli) BeforeResolve(ctx *kong.Context, sources *gateway.Sources) error {
+	if ctx.Command() == "version" {
+		return nil // which must work with any configuration
+	}
+	for _, flag := range ctx.Model.Flags {
+		if flag.Name == "config" {
+			return sources.Load(fmt.Sprint(ctx.FlagValue(flag)))
+		}
+	}
+	return nil
+}
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+}
+
+// run is the command without the process around it; it returns the exit code.
+func run(args, environ []string, stdout, stderr io.Writer) int {
+	var c cli
+	sources := gateway.NewSources(environ)
+	helped := false
+	parser, err := kong.New(&c, sources, kong.Bind(sources), kong.Name("gateway"), kong.Writers(stdout, stderr),
+		kong.Description("A chat gateway: clients connect to any, and reach anyone in the cluster."),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true, WrapUpperBound: 120}),
+		kong.Exit(func(int) { helped = true }))
+	if err != nil {
+		return complain(stderr, exitFailure, err)
+	}
+	ctx, err := parser.Parse(args)
+	switch {
+	case helped: // printed, and whatever was found wrong after that doesn't matter
+		return exitOK
+	case err != nil:
+		return complain(stderr, exitUsage, err)
+	}
+	switch ctx.Command() {
+	case "version":
+		fmt.Fprintln(stdout, version())
+		return exitOK
+	case "config check":
+		return check(c.Settings, sources, ctx, stdout, stderr)
+	case "dev":
+		if c.Dev.Nodes < 1 || c.Dev.Nodes > 16 {
+			return complain(stderr, exitUsage, errors.New("--nodes: must be 1 to 16"))
+		}
+		return serve(c.Settings, sources, stderr, func(ctx context.Context, log *slog.Logger) error {
+			return gateway.RunDev(ctx, c.Settings, c.Dev.Nodes, log)
+		})
+	}
+	return serve(c.Settings, sources, stderr, func(ctx context.Context, log *slog.Logger) error {
+		g, err := gateway.New(c.Settings, log)
+		if err != nil {
+			return err
+		}
+		return g.Run(ctx)
+	})
+}
+
+// complain writes each line of err, marked as ours, and returns code.
+func complain(stderr io.Writer, code int, err error) int {
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		fmt.Fprintln(stderr, "gateway:", line)
+	}
+	return code
+}
+
+// check shows the settings, which parsing has found valid.
+func check(cfg gateway.Config, sources *gateway.Sources, ctx *kong.Context, stdout, stderr io.Writer) int {
+	given := make(map[string]bool)
+	for _, path := range ctx.Path {
+		if path.Flag != nil && !path.Resolved {
+			given[path.Flag.Name] = true
+		}
+	}
+	err := cfg.WriteYAML(stdout, func(name string) string {
+		if given[name] {
+			return "--" + name
+		}
+		return sources.Where(name)
+	})
+	if err != nil {
+		return complain(stderr, exitFailure, err)
+	}
+	for _, warning := range cfg.Warnings() {
+		fmt.Fprintln(stderr, "gateway: warning:", warning)
+	}
+	for _, name := range sources.UnknownEnv() {
+		fmt.Fprintln(stderr, "gateway: warning: the environment variable", name, "names no setting")
+	}
+	return exitOK
+}
+
+// serve runs until a signal, with the log that cfg asks for.
+func serve(cfg gateway.Config, sources *gateway.Sources, stderr io.Writer, run func(context.Context, *slog.Logger) error) int {
+	log := newLogger(cfg.Log, stderr)
+	for _, name := range sources.UnknownEnv() {
+		log.Warn("environment variable names no setting", "name", name)
+	}
+	ctx, stop := withSignals(log)
+	defer stop()
+	err := run(ctx, log)
+	if err != nil {
+		log.Error("gateway ended", "err", err)
+	}
+	return exitCode(err)
+}
+
+func exitCode(err error) int {
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, gateway.ErrDependency):
+		return exitDependency
+	case errors.Is(err, gateway.ErrDrainDeadline):
+		return exitDrainDeadline
+	}
+	return exitFailure
+}
+
+// withSignals returns a context that the first SIGTERM or interrupt ends, which drains; a second one ends the process. The
+// caller must call stop, which joins the goroutine that waits.
+func withSignals(log *slog.Logger) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
+	done := make(chan struct{})
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
+		select {
+		case s := <-signals:
+			log.Info("signal: ending", "signal", s.String())
+			cancel()
+		case <-done:
+			return
+		}
+		select {
+		case s := <-signals:
+			log.Warn("second signal: ending at once", "signal", s.String())
+			os.Exit(exitFailure)
+		case <-done:
+		}
+	})
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+		waiting.Wait()
+		cancel()
+	}
+}
+
+func newLogger(cfg gateway.LogConfig, stderr io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: cfg.Level}
+	if cfg.Format == "text" || cfg.Format == "auto" && isTerminal(stderr) {
+		return slog.New(slog.NewTextHandler(stderr, options))
+	}
+	return slog.New(slog.NewJSONHandler(stderr, options))
+}
+
+// isTerminal reports whether somebody watches w.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// version is what the Go toolchain recorded about this build.
+func version() string {
+	number, revision, modified := "unknown", "", ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		number = info.Main.Version
+		for _, s := range info.Settings {
+			switch {
+			case s.Key == "vcs.revision":
+				revision = " " + s.Value
+			case s.Key == "vcs.modified" && s.Value == "true":
+				modified = " (modified)"
+			}
+		}
+	}
+	return fmt.Sprintf("gateway %s%s%s %s %s/%s", number, revision, modified, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
