@@ -23,7 +23,9 @@ type addressTable struct {
 	bound  int
 	refill time.Duration // an empty bucket is full again after this
 
+	// Guarded by mu.
 	mu       sync.Mutex
+	clock    clock
 	buckets  map[netip.Addr]*bucket
 	ends     bucket        // ring of buckets: ends.newer is the longest idle, ends.older the last used
 	overflow *rate.Limiter // shared by newcomers while the table is full of buckets in use
@@ -50,6 +52,7 @@ func newAddressTable(perSecond, bound int) *addressTable {
 func (t *addressTable) take(addr netip.Addr, now time.Time) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	now = t.clock.order(now)
 	limiter := t.overflow
 	if b := t.bucket(addr, now); b != nil {
 		b.unlink()

@@ -83,9 +83,11 @@ type Admission struct {
 	admitted atomic.Uint64
 	rejected [4]atomic.Uint64 // in the order of admissionReasons
 
+	// Guarded by mu.
 	mu      sync.Mutex
-	gateway *rate.Limiter // guarded by mu together with queue, so that both see times in one order; nil = no limit
-	queue   retryQueue    // guarded by mu
+	gateway *rate.Limiter // nil = no limit
+	queue   retryQueue
+	clock   clock
 }
 
 var admissionReasons = [4]Reason{ReasonDraining, ReasonMaxConnections, ReasonConnectRate, ReasonAddressRate}
@@ -186,10 +188,22 @@ func (a *Admission) takeGateway(now time.Time) time.Duration {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	now = a.clock.order(now)
 	if a.gateway.AllowN(now, 1) {
 		return 0
 	}
 	return a.queue.next(now)
+}
+
+// clock keeps the times a limiter sees in order. Each handshake brings the time it read before it waited for the lock, and a
+// limiter that is taken back in time pays the same interval out twice.
+type clock struct{ latest time.Time }
+
+func (c *clock) order(now time.Time) time.Time {
+	if now.After(c.latest) {
+		c.latest = now
+	}
+	return c.latest
 }
 
 // retryQueue spreads the return of those refused by the gateway's rate. Told the same second, they would all come at once

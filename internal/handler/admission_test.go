@@ -58,6 +58,31 @@ func TestSustainedOverloadIsHeldToTheRate(t *testing.T) {
 	}
 }
 
+// Handshakes read the clock before they queue for the limiter, so their times arrive out of order. That must not let more in.
+func TestTimesOutOfOrderDoNotRaiseTheRate(t *testing.T) {
+	for name, cfg := range map[string]AdmissionConfig{
+		"the gateway": {ConnectRate: 100},
+		"one address": {ConnectRatePerIP: 100},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := NewAdmission(cfg)
+			admitted := 0
+			for i := range 10_000 { // 10 s
+				now := start.Add(time.Duration(i) * time.Millisecond)
+				if i%2 == 1 {
+					now = now.Add(-20 * time.Millisecond)
+				}
+				if ticket, _ := a.Admit(from(1), now); ticket != nil {
+					admitted++
+				}
+			}
+			if admitted > 1100*105/100 {
+				t.Errorf("%d let in over 10 s, want at most 100 a second and the burst of 100", admitted)
+			}
+		})
+	}
+}
+
 // The address is asked first: a flood from one address leaves the others the whole rate of the gateway.
 func TestFloodFromOneAddressLeavesTheRateToOthers(t *testing.T) {
 	a := NewAdmission(AdmissionConfig{ConnectRate: 100, ConnectRatePerIP: 10})
