@@ -58,8 +58,9 @@ func (m *Message) prepare(scratch []byte, address int) []byte {
 	scratch = append(scratch, m.From...)
 	scratch = append(scratch, m.ID...)
 	key, content := sha256.Sum256(scratch), sha256.Sum256(m.Content)
-	m.head = append(append(m.head[:0], key[:16]...), content[:8]...)
+	m.head = append(m.head[:0], key[:16]...)
 	m.head = append(m.head, byte('0'+address/100%10), byte('0'+address/10%10), byte('0'+address%10))
+	m.head = append(m.head, content[:8]...)
 	m.head = strconv.AppendInt(m.head, m.Ts, 10)
 	return scratch
 }

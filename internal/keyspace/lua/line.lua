@@ -4,5 +4,5 @@
 local function historyLine()
   local info = redis.pcall('INFO', 'replication')
   if type(info) ~= 'string' then return 'none' end
-  return string.sub(string.match(info, 'master_replid:(%x+)') or 'none', 1, 16)
+  return string.sub(string.match(info, 'master_replid:(%x+)') or 'none', 1, 12)
 end

@@ -5,21 +5,24 @@
 --   line      the history line the epoch belongs to
 --   gen       0..2, the dedupe generation being filled; gen+2 mod 3 is the one before,
 --             gen+1 mod 3 is empty or being swept
---   count     records in the generation; since: when it began, ms
---   extended  when the keys' expiry was last pushed out, ms
+--   count     records in the generation; since: when it began, s
+--   extended  when the keys' expiry was last pushed out, s
 --   cursor    HSCAN cursor of the sweep, '-' when there is nothing to sweep
+-- It stays below 64 bytes while top is short, so the hash of an address that is
+-- hardly used is a listpack.
 -- Field 'p': the last 8 (epoch, top) pairs that were rolled over, newest first:
 --   "epoch:top epoch:top ..."
 -- parseLog(h, line, fresh) -> table; .dirty when it must be written, .rolled = the
--- pair to push when the line changed.
+-- pair to push when the line changed. Numbers that are only passed on stay strings.
 local function parseLog(h, line, fresh)
   if not h then
-    return { epoch = fresh, top = 0, line = line, gen = 0, count = 0, since = now, ext = 0, cursor = '-', dirty = true, new = true }
+    return { epoch = fresh, top = 0, line = line, gen = '0', count = 0, since = int(now / 1000), ext = '0', cursor = '-',
+      dirty = true, new = true }
   end
   local e, top, l, gen, count, since, ext, cursor =
     string.match(h, '^(%S+) (%d+) (%S+) (%d) (%d+) (%d+) (%d+) (%S+)$')
-  local L = { epoch = e, top = tonumber(top), line = l, gen = tonumber(gen), count = tonumber(count),
-    since = tonumber(since), ext = tonumber(ext), cursor = cursor }
+  local L = { epoch = e, top = tonumber(top), line = l, gen = gen, count = tonumber(count),
+    since = since, ext = ext, cursor = cursor }
   if l ~= line then
     L.rolled = e .. ':' .. top
     L.epoch, L.line, L.dirty = fresh, line, true
@@ -27,8 +30,8 @@ local function parseLog(h, line, fresh)
   return L
 end
 local function formatLog(L)
-  return L.epoch .. ' ' .. int(L.top) .. ' ' .. L.line .. ' ' .. L.gen .. ' ' .. int(L.count) .. ' ' ..
-    int(L.since) .. ' ' .. int(L.ext) .. ' ' .. L.cursor
+  return L.epoch .. ' ' .. int(L.top) .. ' ' .. L.line .. ' ' .. L.gen .. ' ' .. L.count .. ' ' ..
+    L.since .. ' ' .. L.ext .. ' ' .. L.cursor
 end
 -- pushPair(logKey, pair) -> the new value of 'p'
 local function pushPair(logKey, pair)

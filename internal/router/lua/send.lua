@@ -6,8 +6,8 @@
 -- ARGV  1 fresh epoch  2 messages kept  3 stream TTL ms  4 log TTL ms
 --       5 channel prefix  6 number of distinct addresses n, then n addresses
 --       then for each message: head, frame
---         head   16 bytes of H(sender, id), 8 bytes of H(content), 3 digits: the
---                address, from 1, then the time of the message in ms
+--         head   16 bytes of H(sender, id), 3 digits: the address, from 1, then
+--                8 bytes of H(content), then the time of the message in ms
 --         frame  the message as its receiver gets it, without its position
 -- Returns one line for each message, joined by LF:
 --   "status epoch offset devices ms"  status r (routed) or s (stored); devices is
@@ -19,110 +19,85 @@
 -- message whose (sender, id) is known gets its first answer again and goes
 -- nowhere. Nothing fails after the first write but a server out of memory, which
 -- Redis checks before the script.
+--
+-- This is the hot path: one HMGET, one XADD and one HGETALL for a message, one
+-- HSET for an address, one PUBLISH for a gateway.
 
 --#include clock
 --#include line
 --#include life
 --#include log
 
-local fresh, kept, streamTTL, logTTL, prefix = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local call, sub = redis.call, string.sub
+local fresh, kept, streamTTL, logTTL, prefix = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local n = tonumber(ARGV[6])
 local line = historyLine()
-local logs, out, dest, gateways, records = {}, {}, {}, {}, {}
+local nowMs, nowS = int(now), int(now / 1000)
 
--- Dedupe records are the fields gen .. H(sender, id); the value is H(content)
--- and the line that was answered.
-local function open(a, dk)
-  local key = KEYS[2 + 3 * a]
-  local L = logs[a]
-  if not L then
-    local v = redis.call('HMGET', key, 'h', '0' .. dk, '1' .. dk, '2' .. dk)
-    L = parseLog(v[1], line, fresh)
-    L.key, L.holders, L.stream, L.seen, L.writes = key, KEYS[1 + 3 * a], KEYS[3 + 3 * a], {}, {}
-    L.head = ' ' .. #ARGV[6 + a] .. ' '
-    L.address = ARGV[6 + a]
-    logs[a] = L
-    return L, v[2] or v[3] or v[4]
-  end
-  if L.seen[dk] then return L, nil, L.seen[dk] end
-  local v = redis.call('HMGET', key, '0' .. dk, '1' .. dk, '2' .. dk)
-  return L, v[1] or v[2] or v[3]
+-- By address: the head of its log, and holders as gateway, count, ...
+local logs, held = {}, {}
+-- By message: its address, key of dedupe, H(content) and the line to answer.
+local address, key, content, answer = {}, {}, {}, {}
+local offset, ms = {}, {}
+-- By message of this call, under H(sender, id) and address.
+local seen = {}
+-- By gateway: the records of its envelope.
+local envelope, gateways = {}, {}
+
+-- A dedupe record is the field H(sender, id); the value is H(content), the
+-- generation, and the line that was answered.
+local function answerAgain(record, ch)
+  return sub(record, 1, 8) == ch and sub(record, 10) or 'c'
 end
 
--- A generation is closed when it holds 256 records and is 10 minutes old; the one
--- before the last is swept, some fields with each call.
-local function rotate(L)
-  if L.cursor ~= '-' then
-    local r = redis.call('HSCAN', L.key, L.cursor, 'MATCH', (L.gen + 1) % 3 .. '?*', 'COUNT', 64)
-    local old = {}
-    for i = 1, #r[2], 2 do
-      if #r[2][i] == 17 then old[#old + 1] = r[2][i] end
-    end
-    for i = 1, #old, 4000 do
-      redis.call('HDEL', L.key, unpack(old, i, math.min(i + 3999, #old)))
-    end
-    L.cursor = r[1] == '0' and '-' or r[1]
-  elseif L.count >= 256 and now - L.since >= 600000 then
-    L.gen, L.count, L.since, L.cursor = (L.gen + 1) % 3, 0, now, '0'
-  end
-end
-
--- Hourly, and when a log begins: its expiry moves on, and what is older than the
--- retention leaves the stream. Entry ids are offset-ms, so the first one young
--- enough is found by halving.
-local function extend(L)
-  redis.call('PEXPIRE', L.key, logTTL)
-  redis.call('PEXPIRE', L.stream, streamTTL)
-  local oldest = redis.call('XRANGE', L.stream, '-', '+', 'COUNT', 1)[1]
-  local cutoff = now - streamTTL
-  if not oldest or tonumber(string.match(oldest[1], '%d+$')) >= cutoff then return end
-  local lo, hi = tonumber(string.match(oldest[1], '^%d+')), L.top
-  while lo < hi do
-    local mid = math.floor((lo + hi) / 2)
-    local e = redis.call('XRANGE', L.stream, int(mid), '+', 'COUNT', 1)[1]
-    if e and tonumber(string.match(e[1], '%d+$')) < cutoff then lo = mid + 1 else hi = mid end
-  end
-  redis.call('XTRIM', L.stream, 'MINID', int(lo))
-end
-
-local function append(L, m, dk, ch, ms, frame)
-  if L.new then redis.call('UNLINK', L.stream) L.new = nil end
-  L.top = L.top + 1
-  local off = int(L.top)
-  redis.call('XADD', L.stream, 'MAXLEN', '~', kept, off .. '-' .. int(now), '1', frame)
-  if not L.held then
-    L.held = redis.call('HGETALL', L.holders)
-    for i = 1, #L.held, 2 do
-      local gw = L.held[i]
-      if not dest[gw] then
-        dest[gw] = {}
-        gateways[#gateways + 1] = gw
-      end
+local function holders(a)
+  local h = call('HGETALL', KEYS[1 + 3 * a])
+  for i = 1, #h, 2 do
+    if not envelope[h[i]] then
+      envelope[h[i]] = {}
+      gateways[#gateways + 1] = h[i]
     end
   end
-  local record = L.epoch .. ' ' .. off .. L.head .. #frame .. '\n' .. L.address
-  for i = 1, #L.held, 2 do
-    local d = dest[L.held[i]]
-    d[#d + 1] = record
-    d[#d + 1] = frame
-  end
-  L.count = L.count + 1
-  L.seen[dk] = m
-  records[m] = { L = L, dk = dk, ch = ch, off = off, ms = ms }
+  held[a] = h
+  return h
 end
 
 local m = 0
 for i = 7 + n, #ARGV, 2 do
   m = m + 1
-  local head = ARGV[i]
-  local dk, ch = string.sub(head, 1, 16), string.sub(head, 17, 24)
-  local L, prior, same = open(tonumber(string.sub(head, 25, 27)), dk)
+  local head, frame = ARGV[i], ARGV[i + 1]
+  local id, dk, ch, a = sub(head, 1, 19), sub(head, 1, 16), sub(head, 20, 27), tonumber(sub(head, 17, 19))
+  local L, same, prior = logs[a], seen[id], nil
+  if not L then
+    local v = call('HMGET', KEYS[2 + 3 * a], 'h', dk)
+    L, prior = parseLog(v[1], line, fresh), v[2]
+    logs[a] = L
+  elseif not same then
+    prior = call('HGET', KEYS[2 + 3 * a], dk)
+  end
   if same then
-    out[m] = records[same].ch == ch and same or 'c'
+    answer[m] = content[same] == ch and same or 'c'
   elseif prior then
-    out[m] = string.sub(prior, 1, 8) == ch and string.sub(prior, 9) or 'c'
+    answer[m] = answerAgain(prior, ch)
   else
-    append(L, m, dk, ch, string.sub(head, 28), ARGV[i + 1])
+    if L.new then
+      call('UNLINK', KEYS[3 + 3 * a])
+      L.new = nil
+    end
+    L.top, L.count = L.top + 1, L.count + 1
+    local off = int(L.top)
+    call('XADD', KEYS[3 + 3 * a], 'MAXLEN', '~', kept, off .. '-' .. nowMs, '1', frame)
+    local h = held[a] or holders(a)
+    if h[1] then
+      local to = ARGV[6 + a]
+      local record = L.epoch .. ' ' .. off .. ' ' .. #to .. ' ' .. #frame .. '\n' .. to .. frame
+      for j = 1, #h, 2 do
+        local e = envelope[h[j]]
+        e[#e + 1] = record
+      end
+    end
+    seen[id] = m
+    address[m], key[m], content[m], offset[m], ms[m] = a, dk, ch, off, sub(head, 28)
   end
 end
 
@@ -131,39 +106,89 @@ end
 local reached = {}
 for i = 1, #gateways do
   local gw = gateways[i]
-  local number = redis.call('HINCRBY', KEYS[3], gw, 1)
-  local r = redis.pcall(PUBLISH, prefix .. gw, '\1m' .. int(number) .. '\n' .. table.concat(dest[gw]))
+  local number = call('HINCRBY', KEYS[3], gw, 1)
+  local r = redis.pcall(PUBLISH, prefix .. gw, '\1m' .. int(number) .. '\n' .. table.concat(envelope[gw]))
   reached[gw] = type(r) == 'number' and r > 0 and not (leaseEnded(KEYS[1], gw) and not quietTime(KEYS[2]))
 end
 
 for i = 1, m do
-  local rec = records[i]
-  if rec then
-    local L, devices, status = rec.L, 0, 's'
-    for j = 1, #L.held, 2 do
-      if reached[L.held[j]] then
-        devices = devices + tonumber(L.held[j + 1])
-        status = 'r'
+  local a = address[i]
+  if a then
+    local L, h, devices, status = logs[a], held[a], 0, 's '
+    for j = 1, #h, 2 do
+      if reached[h[j]] then
+        devices, status = devices + tonumber(h[j + 1]), 'r '
       end
     end
-    out[i] = status .. ' ' .. L.epoch .. ' ' .. rec.off .. ' ' .. devices .. ' ' .. rec.ms
-    local w = L.writes
-    w[#w + 1] = L.gen .. rec.dk
-    w[#w + 1] = rec.ch .. out[i]
-  elseif type(out[i]) == 'number' then
-    out[i] = out[out[i]]
+    local text = status .. L.epoch .. ' ' .. offset[i] .. ' ' .. devices .. ' ' .. ms[i]
+    answer[i] = text
+    local record = content[i] .. L.gen .. text
+    if not L.key then
+      L.key, L.record = key[i], record
+    else
+      local more = L.more
+      if not more then
+        more = {}
+        L.more = more
+      end
+      more[#more + 1] = key[i]
+      more[#more + 1] = record
+    end
+  elseif type(answer[i]) == 'number' then
+    answer[i] = answer[answer[i]]
   end
 end
 
-for a = 1, n do
-  local L = logs[a]
-  if L and #L.writes > 0 then
-    if L.rolled then redis.call('HSET', L.key, 'p', pushPair(L.key, L.rolled)) end
-    rotate(L)
-    local due = now - L.ext >= 3600000
-    if due then L.ext = now end
-    redis.call('HSET', L.key, 'h', formatLog(L), unpack(L.writes))
-    if due then extend(L) end
+-- A generation is closed when it holds 256 records and is 10 minutes old; the one
+-- before the last is swept, some fields with each call.
+local function rotate(L, logKey)
+  if L.cursor ~= '-' then
+    local swept = tostring((tonumber(L.gen) + 1) % 3)
+    local r = call('HSCAN', logKey, L.cursor, 'COUNT', 64)
+    local old = {}
+    for i = 1, #r[2], 2 do
+      if #r[2][i] == 16 and sub(r[2][i + 1], 9, 9) == swept then old[#old + 1] = r[2][i] end
+    end
+    for i = 1, #old, 4000 do
+      call('HDEL', logKey, unpack(old, i, math.min(i + 3999, #old)))
+    end
+    L.cursor = r[1] == '0' and '-' or r[1]
+  elseif L.count >= 256 and nowS - L.since >= 600 then
+    L.gen, L.count, L.since, L.cursor = tostring((tonumber(L.gen) + 1) % 3), 0, nowS, '0'
   end
 end
-return table.concat(out, '\n')
+
+-- Hourly, and when a log begins: its expiry moves on, and what is older than the
+-- retention leaves the stream. Entry ids are offset-ms, so the first one young
+-- enough is found by halving.
+local function extend(L, logKey, stream)
+  call('PEXPIRE', logKey, logTTL)
+  call('PEXPIRE', stream, streamTTL)
+  local oldest = call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  local cutoff = now - streamTTL
+  if not oldest or tonumber(string.match(oldest[1], '%d+$')) >= cutoff then return end
+  local lo, hi = tonumber(string.match(oldest[1], '^%d+')), L.top
+  while lo < hi do
+    local mid = math.floor((lo + hi) / 2)
+    local e = call('XRANGE', stream, int(mid), '+', 'COUNT', 1)[1]
+    if e and tonumber(string.match(e[1], '%d+$')) < cutoff then lo = mid + 1 else hi = mid end
+  end
+  call('XTRIM', stream, 'MINID', int(lo))
+end
+
+for a = 1, n do
+  local L, logKey = logs[a], KEYS[2 + 3 * a]
+  if L and L.key then
+    if L.rolled then call('HSET', logKey, 'p', pushPair(logKey, L.rolled)) end
+    if L.count >= 256 or L.cursor ~= '-' then rotate(L, logKey) end
+    local due = nowS - L.ext >= 3600
+    if due then L.ext = nowS end
+    if L.more then
+      call('HSET', logKey, 'h', formatLog(L), L.key, L.record, unpack(L.more))
+    else
+      call('HSET', logKey, 'h', formatLog(L), L.key, L.record)
+    end
+    if due then extend(L, logKey, KEYS[3 + 3 * a]) end
+  end
+end
+return table.concat(answer, '\n')
