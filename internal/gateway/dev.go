@@ -14,8 +14,8 @@ import (
 // configuration names another. It is for trying things out on one machine, and
 // listens beyond it only when told --insecure.
 func RunDev(ctx context.Context, cfg Config, nodes int, log *slog.Logger) error {
-	if nodes < 1 || nodes > 64 {
-		return fmt.Errorf("nodes: must be 1 to 64, not %d", nodes)
+	if nodes < 1 || nodes > 16 {
+		return fmt.Errorf("nodes: must be 1 to 16, not %d", nodes)
 	}
 	if err := cfg.Validate(); err != nil {
 		return err

@@ -41,6 +41,7 @@ type Gateway struct {
 	internal  net.Listener // nil when there is none
 	started   time.Time
 
+	open     atomic.Bool // clients are let in: the channels are subscribed
 	draining atomic.Bool
 }
 
@@ -188,7 +189,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if g.internal != nil {
 		start("internal listener", serveHTTP(g.internal, g.internalMux(), g.log))
 	}
-	g.announce()
+	parts.Go(func() { g.openWhenListening(life) })
 
 	var err error
 	select {
@@ -204,6 +205,25 @@ func (g *Gateway) Run(ctx context.Context) error {
 	stop()
 	parts.Wait()
 	return err
+}
+
+// openWhenListening lets clients in once this gateway hears what is published
+// for them, and then takes a pulse, so that it is ready at once.
+func (g *Gateway) openWhenListening(ctx context.Context) {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !g.router.Listening() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+	if err := g.registry.Join(ctx); err != nil {
+		g.log.Warn("first pulse failed", "err", err) // the next one is a second away
+	}
+	g.open.Store(true)
+	g.announce()
 }
 
 func (g *Gateway) announce() {

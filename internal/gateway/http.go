@@ -13,7 +13,7 @@ import (
 // publicMux serves clients and the balancer.
 func (g *Gateway) publicMux() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /ws", g.handler)
+	mux.HandleFunc("GET /ws", g.serveWS)
 	mux.HandleFunc("GET /stats", g.serveStats)
 	mux.HandleFunc("GET /healthz", serveHealth)
 	mux.HandleFunc("GET /readyz", g.serveReady)
@@ -21,6 +21,16 @@ func (g *Gateway) publicMux() http.Handler {
 		mux.Handle("GET /", console.Handler())
 	}
 	return mux
+}
+
+// serveWS refuses clients until this gateway could deliver to them.
+func (g *Gateway) serveWS(w http.ResponseWriter, r *http.Request) {
+	if !g.open.Load() {
+		w.Header().Set("Retry-After", "1")
+		writeJSON(w, http.StatusServiceUnavailable, map[string]string{"status": "unready", "reason": "not subscribed"})
+		return
+	}
+	g.handler.ServeHTTP(w, r)
 }
 
 // internalMux serves operators.

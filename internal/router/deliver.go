@@ -22,7 +22,8 @@ type deliverer struct {
 	stopped  chan struct{} // closed when run ends
 
 	// Any goroutine.
-	pulsed atomic.Int64 // when the last pulse came, ns of Router.clock; 0: none
+	pulsed     atomic.Int64 // when the last pulse came, ns of Router.clock; 0: none
+	subscribed atomic.Bool  // Redis has confirmed the subscription, and it is not lost
 
 	// Owned by run.
 	feeds  map[protocol.Address]*feed

@@ -131,6 +131,17 @@ func (r *Router) watch(ctx context.Context) {
 	}
 }
 
+// Listening reports whether Redis has confirmed every subscription of this
+// gateway: what is published from now on arrives, or is missed by its number.
+func (r *Router) Listening() bool {
+	for _, d := range r.deliverers {
+		if !d.subscribed.Load() {
+			return false
+		}
+	}
+	return true
+}
+
 // Subscribed reports whether every channel of this gateway has lately brought a
 // pulse: the one proof that what others publish arrives.
 func (r *Router) Subscribed() bool {

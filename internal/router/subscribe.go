@@ -44,6 +44,7 @@ func (d *deliverer) subscription(ctx context.Context) error {
 		ps = r.client.Subscribe(ctx, channel)
 	}
 	defer ps.Close()
+	defer d.subscribed.Store(false)
 	stop := context.AfterFunc(ctx, func() { _ = ps.Close() })
 	defer stop()
 	for {
@@ -56,6 +57,7 @@ func (d *deliverer) subscription(ctx context.Context) error {
 		}
 		switch v := v.(type) {
 		case *redis.Subscription:
+			d.subscribed.Store(true)
 			r.counts.subscriptions.Add(1)
 		case *redis.Message:
 			select {
