@@ -96,7 +96,7 @@ func (r *Records) Next(rec *Record) (bool, error) {
 	offset, rest, ok2 := cutUint(rest, ' ')
 	addressLen, rest, ok3 := cutUint(rest, ' ')
 	frameLen, rest, ok4 := cutUint(rest, '\n')
-	if !ok1 || !ok2 || !ok3 || !ok4 || addressLen > uint64(len(rest)) || frameLen > uint64(len(rest))-addressLen {
+	if !ok1 || epoch == "" || !ok2 || !ok3 || !ok4 || addressLen > uint64(len(rest)) || frameLen > uint64(len(rest))-addressLen {
 		return false, ErrEnvelope
 	}
 	if epoch == "-" {
