@@ -26,7 +26,7 @@ type Config struct {
 	Name           string   `default:"${hostname}" help:"Name of this gateway in logs, /stats and Redis; each start adds a random id to it."`
 	Listen         string   `default:"127.0.0.1:8080" help:"Address of the public listener: /ws, /stats, /healthz, /readyz and the page."`
 	InternalListen string   `default:"127.0.0.1:9090" zero:"no internal listener" help:"Address of the internal listener: /metrics and /debug. Keep it private."`
-	Insecure       bool     `negatable:"" help:"Let anonymous users in although the gateway listens beyond loopback or behind a proxy."`
+	Insecure       bool     `negatable:"" help:"Let anonymous users in although the gateway listens beyond loopback."`
 	Page           string   `default:"auto" enum:"auto,on,off" help:"The page at /: on, off, or auto (on while listening on loopback)."`
 	TrustedProxies []string `zero:"none" placeholder:"CIDR" help:"Address ranges of proxies whose X-Forwarded-For is believed."`
 	Origins        []string `zero:"same host only" placeholder:"ORIGIN" help:"Further origins whose pages may connect, each in full: https://chat.example.com."`
@@ -242,7 +242,10 @@ func (c Config) Warnings() []string {
 		list = append(list, "insecure is set: anyone who reaches this gateway may use any name")
 	}
 	if !c.Anonymous() {
-		list = append(list, "nobody can register: anonymous users are let in on loopback without trusted proxies only, or with insecure")
+		list = append(list, "nobody can register: anonymous users are let in on loopback only, or with insecure")
+	}
+	if c.Anonymous() && !c.Insecure && len(c.TrustedProxies) > 0 {
+		list = append(list, "anonymous users behind a proxy: anyone who reaches the proxy may use any name")
 	}
 	if c.InternalListen != "" && !onLoopback(c.InternalListen) {
 		list = append(list, "internal-listen is reachable beyond this machine")

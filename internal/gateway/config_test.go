@@ -183,6 +183,18 @@ func TestShownSettingsNameTheirPlace(t *testing.T) {
 	}
 }
 
+// A proxy on the same machine can bring in the whole world, which loopback does not show.
+func TestAnonymousUsersBehindAProxyAreWarnedAbout(t *testing.T) {
+	cfg := DefaultConfig()
+	if list := cfg.Warnings(); len(list) != 0 {
+		t.Errorf("the defaults are warned about: %q", list)
+	}
+	cfg.TrustedProxies = []string{"127.0.0.1"}
+	if list := cfg.Warnings(); len(list) != 1 || !strings.Contains(list[0], "behind a proxy") {
+		t.Errorf("warnings %q", list)
+	}
+}
+
 // Only a gateway that nobody beyond this machine reaches lets strangers in unasked.
 func TestAnonymousUsersAndThePageStayOnLoopback(t *testing.T) {
 	cases := map[string]struct {
@@ -199,7 +211,7 @@ func TestAnonymousUsersAndThePageStayOnLoopback(t *testing.T) {
 		"all IPv4":        {"0.0.0.0:8080", nil, false, false},
 		"all IPv6":        {"[::]:8080", nil, false, false},
 		"some name":       {"localhost.example.com:1", nil, false, false},
-		"behind a proxy":  {"127.0.0.1:8080", func(c *Config) { c.TrustedProxies = []string{"127.0.0.1"} }, false, true},
+		"behind a proxy":  {"127.0.0.1:8080", func(c *Config) { c.TrustedProxies = []string{"127.0.0.1"} }, true, true},
 		"insecure":        {":8080", func(c *Config) { c.Insecure = true }, true, false},
 		"page asked for":  {":8080", func(c *Config) { c.Page = "on" }, false, true},
 		"page off":        {"127.0.0.1:8080", func(c *Config) { c.Page = "off" }, true, false},
