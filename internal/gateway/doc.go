@@ -5,7 +5,8 @@
 // to the packages it wires.
 //
 // Goroutines: Run starts the registry, the router, the sweep and the two HTTP
-// servers, and joins them all before it returns.
+// servers, and joins them all before it returns. The Balancer of `dev` has two for
+// each connection it carries, joined by its own Run.
 //
-// Locks: none.
+// Locks: the Balancer's, a leaf over its set of open connections.
 package gateway
