@@ -3,6 +3,7 @@ package gatewaytest
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -120,12 +121,12 @@ func (c *Client) None(kind string, during time.Duration) error {
 	return nil
 }
 
-// WaitCount waits until so many frames of a type have come in all, taken or not.
-func (c *Client) WaitCount(kind string, count int, within time.Duration) error {
-	return c.wait(within, fmt.Sprintf("%d times %s", count, kind), func() bool {
-		n := 0
-		for _, f := range c.all {
-			if f.Type == kind {
+// WaitCount waits until so many frames of these types have come in all, taken or not.
+func (c *Client) WaitCount(count int, within time.Duration, kinds ...string) error {
+	seen, n := 0, 0
+	return c.wait(within, fmt.Sprintf("%d of %v", count, kinds), func() bool {
+		for ; seen < len(c.all); seen++ {
+			if slices.Contains(kinds, c.all[seen].Type) {
 				n++
 			}
 		}

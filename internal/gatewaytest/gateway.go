@@ -53,9 +53,9 @@ func Build(t testing.TB) string {
 	if path := os.Getenv("GATEWAY_BINARY"); path != "" {
 		return path
 	}
-	binary.require(t)
+	testBinary.require(t)
 	built.once.Do(func() {
-		built.path = filepath.Join(binary.TempDir(), "gateway")
+		built.path = filepath.Join(testBinary.TempDir(), "gateway")
 		args := []string{"build", "-o", built.path}
 		if raceEnabled {
 			args = append(args, "-race")

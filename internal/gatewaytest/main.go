@@ -26,9 +26,9 @@ type owner interface {
 //
 //	func TestMain(m *testing.M) { gatewaytest.Main(m) }
 func Main(m *testing.M) {
-	binary.open()
+	testBinary.open()
 	code := m.Run()
-	binary.close()
+	testBinary.close()
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
 			fmt.Fprintf(os.Stderr, "left over after the tests: %v\n", err)
@@ -38,8 +38,8 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// binary owns what lives as long as the test binary: shared servers and the built gateway.
-var binary binaryOwner
+// testBinary owns what lives as long as the test binary: shared servers and the built gateway.
+var testBinary binaryOwner
 
 type binaryOwner struct {
 	mu       sync.Mutex // guards the rest

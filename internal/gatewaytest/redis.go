@@ -115,7 +115,7 @@ type sharedServer struct {
 // its test, and empty. A test may pause, kill and restart it; what it can't bring back is replaced for the next test.
 func Shared(t testing.TB, kind Kind) *Redis {
 	t.Helper()
-	binary.require(t)
+	testBinary.require(t)
 	s := sharedServers[kind]
 	s.use.Lock()
 	t.Cleanup(func() {
@@ -125,7 +125,7 @@ func Shared(t testing.TB, kind Kind) *Redis {
 		s.use.Unlock()
 	})
 	if s.r == nil {
-		r, err := startKind(t, &binary, kind, nil)
+		r, err := startKind(t, &testBinary, kind, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -17,6 +17,7 @@ type scene struct {
 	gateways map[string]*Gateway
 	clients  map[string]*Client
 	versions map[string]string // of a user's presence, as last told
+	ignored  map[*Client]bool
 }
 
 // quiet is how long "nothing" listens: several times what a message takes on a busy machine.
@@ -44,6 +45,7 @@ var steps = map[string]func(*scene, *args) error{
 	"thaw":      onClient(func(c *Client) error { c.Thaw(); return nil }),
 	"closed":    (*scene).closed,
 	"connected": (*scene).connected,
+	"ignore":    (*scene).ignore,
 	// What clients say and hear.
 	"send":      (*scene).send,
 	"expect":    (*scene).expect,
@@ -74,6 +76,9 @@ func (s *scene) redisDo(a *args) error {
 // nothingLeft complains about messages and errors that the transcript did not expect: a duplicate is one too many.
 func (s *scene) nothingLeft() error {
 	for name, c := range s.clients {
+		if s.ignored[c] {
+			continue
+		}
 		if c.Ended() == nil {
 			if err := c.None("message", 50*time.Millisecond); err != nil {
 				return err

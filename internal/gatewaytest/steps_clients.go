@@ -97,6 +97,15 @@ func (s *scene) open(g *Gateway, name string) (*Client, error) {
 	return c, nil
 }
 
+// ignore alice: what this client gets and no step expects doesn't matter.
+func (s *scene) ignore(a *args) error {
+	c, err := s.client(a)
+	if err == nil {
+		s.ignored[c] = true
+	}
+	return errors.Join(err, a.done())
+}
+
 // closed alice 4502 replaced [within 3s]: the gateway ended the connection with this code, and said why.
 func (s *scene) closed(a *args) error {
 	within, err1 := a.duration("within", Deadline)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -122,17 +123,18 @@ func (s *scene) heartbeat(a *args) error {
 	})
 }
 
-// presence alice bob online [devices 1] [version same] [within 3s | for 3s]: what alice is told of bob, asked until it is so,
-// or held to be so at every answer for as long as said.
+// presence alice bob online [devices 1] [version same | other] [within 3s | for 3s]: what alice is told of bob, asked until
+// it is so, or held to be so at every answer for as long as said.
 func (s *scene) presence(a *args) error {
 	within, err1 := a.duration("within", Deadline)
 	during, err2 := a.duration("for", 0)
 	c, err3 := s.client(a)
 	user, want, err4 := a.two("the user", "the state")
 	devices, version := a.after("devices"), a.after("version")
-	if version != "" && version != "same" {
-		return fmt.Errorf("version can only be asked to be the same")
+	if !slices.Contains([]string{"", "same", "other"}, version) {
+		return fmt.Errorf("a version can be the same or other than at the last step, not %s", version)
 	}
+	before := s.versions[user]
 	if err := errors.Join(err1, err2, err3, err4, a.done()); err != nil {
 		return err
 	}
@@ -145,7 +147,10 @@ func (s *scene) presence(a *args) error {
 		if got.State != want || (devices != "" && strconv.Itoa(got.Devices) != devices) {
 			return fmt.Errorf("%s is told of %s: %+v", c.Name, user, got)
 		}
-		if before := s.versions[user]; version != "" && got.Version != before {
+		if version == "other" && got.Version == before {
+			return fmt.Errorf("the version is still %s", before)
+		}
+		if version == "same" && got.Version != before {
 			return stop{fmt.Errorf("%s was gone in between: the version is %s, it was %s", user, got.Version, before)}
 		}
 		s.versions[user] = got.Version

@@ -143,11 +143,14 @@ func split(line string) (words []string, err error) {
 // run plays the transcript.
 func (tr *transcript) run(t *testing.T, r *Redis) {
 	t.Helper()
-	s := &scene{t: t, redis: r, gateways: make(map[string]*Gateway), clients: make(map[string]*Client), versions: make(map[string]string)}
+	s := &scene{
+		t: t, redis: r, gateways: make(map[string]*Gateway), clients: make(map[string]*Client),
+		versions: make(map[string]string), ignored: make(map[*Client]bool),
+	}
 	var told strings.Builder
 	for _, step := range tr.steps {
 		began := time.Now()
-		err := step.do(s, &args{rest: step.words})
+		err := step.do(s, &args{rest: slices.Clone(step.words)})
 		fmt.Fprintf(&told, "  %3d  %7.3fs  %s\n", step.line, time.Since(began).Seconds(), step.source)
 		if err != nil {
 			t.Fatalf("%s.txt:%d: %v\n%s%s", tr.name, step.line, err, told.String(), s.story())
