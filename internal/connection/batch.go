@@ -6,7 +6,7 @@ package connection
 // A connection remembers in touched which Batch has it in its list, so that a second frame for it adds no second entry. The mark belongs
 // to the Batch that set it; nobody relies on another goroutine's Flush. With batches A and B on one connection c:
 //
-//   - touched == A implies that c is in A's list: only A stores A there, and its Flush takes the mark back before it flushes c.
+//   - touched == A implies that c is in A's list: only A stores A there, and its Flush takes the mark back with the entry.
 //   - A appends, B appends, A appends: the marks go A, B, A, and c is in A's list twice. A's second flush of it finds nothing and costs a
 //     mutex, no system call.
 //   - A flushes between B's append and B's mark: A's flush carries B's frame; B's mark then finds nil, B flushes c in vain.

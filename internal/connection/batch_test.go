@@ -37,6 +37,26 @@ func TestBatchFlushesEachConnectionOnce(t *testing.T) {
 	}
 }
 
+// One batch has touched a connection and takes its time; the other's frame does not wait for it.
+func TestBatchesDoNotWaitForEachOther(t *testing.T) {
+	g := newGate(t, nil)
+	c, ws := g.dial()
+	var slow, fast Batch
+	slow.Append(c, []byte("one"))
+	fast.Append(c, []byte("two"))
+	slow.Append(c, []byte("three"))
+	fast.Flush()
+	for _, want := range []string{"one", "two", "three"} {
+		wantText(t, ws, want)
+	}
+	slow.Append(c, []byte("four"))
+	slow.Flush()
+	wantText(t, ws, "four")
+	if c.touched.Load() != nil {
+		t.Error("a mark was left")
+	}
+}
+
 // Many batches on the same few connections, flushed at their own pace: every frame arrives without anyone else's help, and in its
 // goroutine's order. The last frame of each goroutine is the one a lost mark would leave behind.
 func TestNoFrameIsLeftUnflushed(t *testing.T) {

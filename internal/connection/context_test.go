@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"chatgate/internal/protocol"
 )
@@ -142,8 +143,36 @@ func TestHooksRunInOrder(t *testing.T) {
 	}
 }
 
-// A start hook hangs: messages are handled meanwhile, the connection ends, and its stop hook comes only afterwards. Close waits for it.
-func TestStopHookWaitsForASlowStartHook(t *testing.T) {
+// The end comes while a start hook runs: the stop hook waits for it.
+func TestStopHooksComeAfterStartHooks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		letGo := make(chan struct{})
+		var order []string
+		m := NewManager(&Config{})
+		c := &Connection{id: "c", cfg: &Config{
+			OnStart: []func(*Connection){func(*Connection) { <-letGo; order = append(order, "start") }},
+			OnStop:  []func(*Connection, Cause){func(*Connection, Cause) { order = append(order, "stop") }},
+		}}
+		if err := m.Add(c); err != nil {
+			t.Fatal(err)
+		}
+		cause := Cause{Kind: KindNetwork}.complete()
+		c.cause.Store(&cause)
+		c.stop(cause)
+		synctest.Wait()
+		if len(order) != 0 {
+			t.Fatalf("%q before the start hook was done", order)
+		}
+		close(letGo)
+		synctest.Wait()
+		if want := []string{"start", "stop"}; !slices.Equal(order, want) {
+			t.Errorf("got %q, want %q", order, want)
+		}
+	})
+}
+
+// A start hook hangs: messages are handled meanwhile, the connection ends, and Close waits for its hooks.
+func TestCloseWaitsForAHangingHook(t *testing.T) {
 	letGo := make(chan struct{})
 	var order []string
 	g := newGate(t, func(cfg *Config) {

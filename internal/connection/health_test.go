@@ -128,6 +128,25 @@ func TestHeldReaderIsNotSilent(t *testing.T) {
 	}
 }
 
+// The same while a message is handled, however long that takes: nobody reads meanwhile.
+func TestClientIsNotSilentWhileItsMessageIsHandled(t *testing.T) {
+	g := newTimedGate(t, nil)
+	letGo := make(chan struct{})
+	g.handle = func(*Connection, []byte) { <-letGo }
+	c, ws := g.dial()
+	sendText(t, ws, "register, say")
+	poll(t, "the message is handled", c.busy.Load)
+	for range 10 {
+		g.after(time.Minute)
+	}
+	g.wantAlive(c)
+	close(letGo)
+	poll(t, "the reader reads", func() bool { return !c.busy.Load() })
+	if n := g.m.Stats().Pings; n != 0 {
+		t.Errorf("%d pings to a client that was not listened to", n)
+	}
+}
+
 func TestUnregisteredIsClosed(t *testing.T) {
 	g := newTimedGate(t, nil)
 	c, ws := g.dial()

@@ -1,6 +1,7 @@
 package connection
 
 import (
+	"bytes"
 	"crypto/tls"
 	"fmt"
 	"net"
@@ -106,7 +107,6 @@ func TestSlowReaderGetsEverythingInOrder(t *testing.T) {
 	}
 	poll(t, "the writer goroutine is gone", func() bool { return g.m.Stats().Writers == 0 })
 	poll(t, "the outbox is empty", func() bool { return c.held() == 0 })
-	// The write deadline of the writer goroutine must not outlive it.
 	c.Send([]byte("afterwards"))
 	r.wantFrame(opText, "afterwards")
 	g.wantAlive(c)
@@ -155,6 +155,100 @@ func TestSlowConsumerIsClosedAndItsNeighbourIsNotDelayed(t *testing.T) {
 	g.wantAlive(fast)
 }
 
+// What a full socket has left over counts against the limit together with what is pending.
+func TestUnwrittenRestCountsAgainstTheLimit(t *testing.T) {
+	g := newGate(t, func(cfg *Config) { cfg.OutboxFrames = 0 })
+	c, _ := g.rawDial(4096)
+	big, small := []byte(strings.Repeat("x", 60_000)), []byte(strings.Repeat("x", 1000))
+	for !c.stuck() {
+		for range 4 {
+			c.Append(big)
+		}
+		c.Flush()
+	}
+	unwritten := 0
+	for c.Append(small) {
+		c.mu.Lock()
+		unwritten = len(c.pending.b)
+		if c.current != nil {
+			unwritten += len(c.current.rest())
+		}
+		c.mu.Unlock()
+		if unwritten > g.cfg.OutboxBytes {
+			t.Fatalf("%d bytes unwritten", unwritten)
+		}
+	}
+	g.wantEnd(c, KindSlowConsumer, protocol.CloseSlowConsumer)
+}
+
+// The write deadline of the writer goroutine does not outlive it: it would fail the next flush.
+func TestWriterTakesItsDeadlineBack(t *testing.T) {
+	nc := &recorder{}
+	c := &Connection{cfg: &Config{WriteTimeout: time.Second}, nc: nc}
+	for _, s := range []string{"one", "two"} {
+		c.Send([]byte(s))
+		c.writers.Wait()
+		if !nc.deadline.IsZero() {
+			t.Error("a deadline was left")
+		}
+	}
+	if got := nc.written.String(); got != "\x81\x03one\x81\x03two" {
+		t.Errorf("wrote %q", got)
+	}
+	if nc.deadlines != 4 {
+		t.Errorf("the deadline was set %d times, want once for each piece and back", nc.deadlines)
+	}
+}
+
+// recorder is a socket that takes everything.
+type recorder struct {
+	emptyConn
+	written   bytes.Buffer
+	deadline  time.Time
+	deadlines int
+}
+
+func (r *recorder) Write(b []byte) (int, error) { return r.written.Write(b) }
+
+func (r *recorder) SetWriteDeadline(t time.Time) error {
+	r.deadline = t
+	r.deadlines++
+	return nil
+}
+
+// The connection gave up between an attempt and what the attempt left over: no writer goroutine is started that nobody would join.
+func TestNoWriterStartsAfterTheEnd(t *testing.T) {
+	c := &Connection{cfg: &Config{}, nc: emptyConn{}}
+	ch := c.pend()
+	ch.b = append(ch.b, "rest"...)
+	c.take()
+	c.abort()
+	c.startWriter(ch)
+	if c.writer != nil || c.current != nil {
+		t.Error("a writer was started")
+	}
+	c.writers.Wait()
+}
+
+// The close frame is the last one, also when an answer to a ping is still owed.
+func TestNothingFollowsTheCloseFrame(t *testing.T) {
+	g := newGate(t, func(cfg *Config) { cfg.OutboxBytes, cfg.OutboxFrames = 0, 0 })
+	c, r := g.rawDial(4096)
+	fill(c)
+	r.send(opPing, "first")
+	r.send(opPing, "second")
+	poll(t, "the second is remembered", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.owedPong == "second"
+	})
+	c.Close(Cause{Kind: KindDraining})
+	r.wantClosing(protocol.CloseDraining)
+	r.send(opClose, "\x03\xe8")
+	r.wantEOF()
+	g.wantEnd(c, KindDraining, protocol.CloseDraining)
+}
+
 // Too little to fill the outbox, and still nobody reads it.
 func TestWriteTimeoutEndsAClientThatStoppedReading(t *testing.T) {
 	g := newGate(t, func(cfg *Config) {
@@ -173,12 +267,8 @@ func TestWriteTimeoutEndsAClientThatStoppedReading(t *testing.T) {
 func TestPingFloodIsBounded(t *testing.T) {
 	g := newGate(t, func(cfg *Config) { cfg.OutboxBytes, cfg.OutboxFrames = 0, 0 })
 	c, r := g.rawDial(4096)
-	body := strings.Repeat("x", 10_000)
-	n := 0
-	for ; g.m.Stats().Writers == 0; n++ {
-		c.Send([]byte(body))
-	}
-	poll(t, "the socket is full", func() bool { return c.stuck() })
+	fill(c)
+	c.appendPong("on its way")
 	before := c.held()
 	var flood []byte
 	for i := range 10_000 {
@@ -212,6 +302,14 @@ func (c *Connection) stuck() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.writer != nil
+}
+
+// fill sends until the kernel takes no more of it, with a good deal left over.
+func fill(c *Connection) {
+	body := []byte(strings.Repeat("x", 10_000))
+	for c.held() < 2<<20 {
+		c.Send(body)
+	}
 }
 
 // Frames appended by many goroutines arrive whole, each goroutine's in its order, while the socket is now full, now free.

@@ -119,19 +119,24 @@ func (c *Connection) Acquire() bool {
 			}
 			continue
 		}
-		if c.wake == nil {
-			c.wake = make(chan struct{}, 1)
-		}
-		// Announce, then look again. A Release that came before the announcement is seen by the look, a later one sees the announcement;
-		// the same goes for Close. A wake-up left over from before only makes one round more.
-		c.waiting.Store(true)
-		if c.inFlight.Load() >= limit && !c.closing() {
-			<-c.wake
-		}
-		c.lastByte.Store(c.cfg.now()) // held, not silent
-		c.waiting.Store(false)
+		c.hold(limit)
 	}
 	return false
+}
+
+// hold waits until there may be room, or the connection closes. It announces itself, then looks again: a Release that came before the
+// announcement is seen by the look, a later one sees the announcement; the same goes for Close. A wake-up left over from before only
+// makes one round more.
+func (c *Connection) hold(limit int32) {
+	if c.wake == nil {
+		c.wake = make(chan struct{}, 1)
+	}
+	c.waiting.Store(true)
+	if c.inFlight.Load() >= limit && !c.closing() {
+		<-c.wake
+	}
+	c.lastByte.Store(c.cfg.now()) // held, not silent
+	c.waiting.Store(false)
 }
 
 // Release gives back what Acquire took. Any goroutine, once for each Acquire that returned true.

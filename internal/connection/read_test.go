@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -171,6 +172,29 @@ func TestClientsCloseIsEchoed(t *testing.T) {
 	}
 }
 
+// The client closes while megabytes for it are still here: it gets them, and the echo after them.
+func TestClientsCloseIsEchoedAfterWhatIsQueued(t *testing.T) {
+	g := newGate(t, func(cfg *Config) { cfg.OutboxBytes, cfg.OutboxFrames = 0, 0 })
+	c, r := g.rawDial(4096)
+	fill(c)
+	r.send(opClose, "\x03\xe8")
+	poll(t, "the close is seen", c.closing)
+	for {
+		first, p, err := r.frame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first == opClose {
+			if string(p) != "\x03\xe8" {
+				t.Errorf("echoed %q", p)
+			}
+			break
+		}
+	}
+	r.wantEOF()
+	g.wantEnd(c, KindClientClose, protocol.CloseNormal)
+}
+
 func TestEndWithoutCloseFrameIsTheNetwork(t *testing.T) {
 	for name, bytes := range map[string][]byte{
 		"between messages":  nil,
@@ -234,29 +258,41 @@ func TestClosingWakesAHeldReader(t *testing.T) {
 	g.wantEnd(c, KindKicked, protocol.CloseKicked)
 }
 
-// Acquire and Release from two sides as fast as they can: no wake-up is lost.
+// Acquire and Release from two sides, with one place, so that every Release is the one that is waited for, and with all kinds of delay
+// between them, so that it comes at every point of the next Acquire.
 func TestNoWakeUpIsLost(t *testing.T) {
-	cfg := &Config{InFlight: 3}
-	c := &Connection{cfg: cfg}
-	const rounds = 100_000
-	places := make(chan struct{}, 3)
+	c := &Connection{cfg: &Config{InFlight: 1}}
+	const rounds = 20_000
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for range rounds {
-			<-places
+			for c.inFlight.Load() == 0 {
+				runtime.Gosched()
+			}
 			c.Release()
 		}
 	}()
-	for range rounds {
+	for i := range rounds {
 		if !c.Acquire() {
 			t.Fatal("not closing, and refused")
 		}
-		places <- struct{}{}
+		for range i % 128 {
+			c.inFlight.Load()
+		}
 	}
 	<-done
-	if n := c.inFlight.Load(); n != 0 {
-		t.Errorf("%d in flight at the end", n)
+}
+
+// What happened between the reader's first look and its announcement wakes nobody: it must see it by itself.
+func TestReaderLooksAgainBeforeItWaits(t *testing.T) {
+	c := &Connection{cfg: &Config{InFlight: 1}}
+	c.hold(1) // the only place was given back
+	c.inFlight.Store(1)
+	c.cause.Store(&Cause{Kind: KindKicked}) // closed by a Close that saw nobody waiting
+	c.hold(1)
+	if c.Acquire() {
+		t.Error("acquired while closing")
 	}
 }
 
