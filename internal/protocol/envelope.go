@@ -131,13 +131,19 @@ func AppendEphemeralHeader(dst []byte) []byte {
 
 // AppendEphemeralRecord adds one message to an ephemeral envelope.
 func AppendEphemeralRecord(dst []byte, a Address, frame []byte) []byte {
-	dst = append(dst, "- 0 "...)
+	dst = append(dst, "- 0"...)
+	dst = AppendRecordHead(dst, a, len(frame))
+	return append(dst, frame...)
+}
+
+// AppendRecordHead adds what stands in a record between the offset and the frame.
+func AppendRecordHead(dst []byte, a Address, frameLen int) []byte {
+	dst = append(dst, ' ')
 	dst = strconv.AppendInt(dst, int64(len(a)), 10)
 	dst = append(dst, ' ')
-	dst = strconv.AppendInt(dst, int64(len(frame)), 10)
+	dst = strconv.AppendInt(dst, int64(frameLen), 10)
 	dst = append(dst, '\n')
-	dst = append(dst, a...)
-	return append(dst, frame...)
+	return append(dst, a...)
 }
 
 // Pulse is the body of a pulse envelope.

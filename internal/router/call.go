@@ -38,7 +38,6 @@ func (c *call) build(l *lane) {
 		}
 		c.addresses[m.To] = len(c.addresses) + 1
 		c.keys = append(c.keys, keyspace.Holders(m.To), keyspace.Log(m.To), keyspace.Stream(m.To))
-		c.args = append(c.args, string(m.To))
 	}
 	c.args[5] = len(c.addresses)
 	for _, m := range l.batch {

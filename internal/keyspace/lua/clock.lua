@@ -6,4 +6,5 @@ do
   nowUs = t[1] * 1000000 + t[2]
   now = math.floor(nowUs / 1000)
 end
-local function int(n) return string.format('%.0f', n) end
+-- Whole numbers as text; .. alone would write 1e+14 from 10^14 on, and is slower.
+local function int(n) return string.format('%d', n) end

@@ -30,8 +30,7 @@ local function parseLog(h, line, fresh)
   return L
 end
 local function formatLog(L)
-  return L.epoch .. ' ' .. int(L.top) .. ' ' .. L.line .. ' ' .. L.gen .. ' ' .. L.count .. ' ' ..
-    L.since .. ' ' .. L.ext .. ' ' .. L.cursor
+  return string.format('%s %d %s %s %d %s %s %s', L.epoch, L.top, L.line, L.gen, L.count, L.since, L.ext, L.cursor)
 end
 -- pushPair(logKey, pair) -> the new value of 'p'
 local function pushPair(logKey, pair)

@@ -4,10 +4,12 @@
 -- KEYS  1 lease  2 line  3 num
 --       then for each distinct address: holders, log, stream
 -- ARGV  1 fresh epoch  2 messages kept  3 stream TTL ms  4 log TTL ms
---       5 channel prefix  6 number of distinct addresses n, then n addresses
+--       5 channel prefix  6 number of distinct addresses n
 --       then for each message: head, frame
 --         head   16 bytes of H(sender, id), 3 digits: the address, from 1, then
---                8 bytes of H(content), then the time of the message in ms
+--                8 bytes of H(content), 13 digits: the time of the message in ms,
+--                then the rest of its record's head (protocol/envelope.go), from
+--                the space behind the offset to the address
 --         frame  the message as its receiver gets it, without its position
 -- Returns one line for each message, joined by LF:
 --   "status epoch offset devices ms"  status r (routed) or s (stored); devices is
@@ -28,7 +30,7 @@
 --#include life
 --#include log
 
-local call, sub = redis.call, string.sub
+local call, sub, byte = redis.call, string.sub, string.byte
 local fresh, kept, streamTTL, logTTL, prefix = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local n = tonumber(ARGV[6])
 local line = historyLine()
@@ -63,10 +65,12 @@ local function holders(a)
 end
 
 local m = 0
-for i = 7 + n, #ARGV, 2 do
+for i = 7, #ARGV, 2 do
   m = m + 1
   local head, frame = ARGV[i], ARGV[i + 1]
-  local id, dk, ch, a = sub(head, 1, 19), sub(head, 1, 16), sub(head, 20, 27), tonumber(sub(head, 17, 19))
+  local id, dk, ch = sub(head, 1, 19), sub(head, 1, 16), sub(head, 20, 27)
+  local hundreds, tens, ones = byte(head, 17, 19)
+  local a = hundreds * 100 + tens * 10 + ones - 5328 -- the codes of '0', 111 times
   local L, same, prior = logs[a], seen[id], nil
   if not L then
     local v = call('HMGET', KEYS[2 + 3 * a], 'h', dk)
@@ -89,15 +93,14 @@ for i = 7 + n, #ARGV, 2 do
     call('XADD', KEYS[3 + 3 * a], 'MAXLEN', '~', kept, off .. '-' .. nowMs, '1', frame)
     local h = held[a] or holders(a)
     if h[1] then
-      local to = ARGV[6 + a]
-      local record = L.epoch .. ' ' .. off .. ' ' .. #to .. ' ' .. #frame .. '\n' .. to .. frame
+      local record = L.epoch .. ' ' .. off .. sub(head, 41) .. frame
       for j = 1, #h, 2 do
         local e = envelope[h[j]]
         e[#e + 1] = record
       end
     end
     seen[id] = m
-    address[m], key[m], content[m], offset[m], ms[m] = a, dk, ch, off, sub(head, 28)
+    address[m], key[m], content[m], offset[m], ms[m] = a, dk, ch, off, sub(head, 28, 40)
   end
 end
 
@@ -114,10 +117,11 @@ end
 for i = 1, m do
   local a = address[i]
   if a then
-    local L, h, devices, status = logs[a], held[a], 0, 's '
+    local L, h, devices, status = logs[a], held[a], '0', 's '
     for j = 1, #h, 2 do
       if reached[h[j]] then
-        devices, status = devices + tonumber(h[j + 1]), 'r '
+        devices = status == 's ' and h[j + 1] or int(devices + h[j + 1])
+        status = 'r '
       end
     end
     local text = status .. L.epoch .. ' ' .. offset[i] .. ' ' .. devices .. ' ' .. ms[i]
