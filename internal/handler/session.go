@@ -26,6 +26,7 @@ type session struct {
 	limiter    *rate.Limiter // made with the first message
 	bad        int           // bad frames in a row
 	made       uint64        // message ids made so far
+	out        connection.Batch
 }
 
 // frames are shared by all readers: a session at rest keeps none.
@@ -195,9 +196,8 @@ func (s *session) message(f *protocol.Frame) {
 		ID: m.ID, From: m.From, To: f.To, Content: f.Content, Ts: m.Ts, Ephemeral: f.Ephemeral,
 	})
 	m.Sender, m.Done = s.conn, h.answer
-	var out connection.Batch
-	h.router.Send(&out, m)
-	out.Flush()
+	h.router.Send(&s.out, m)
+	s.out.Flush()
 }
 
 // makeID names a message that came without an id: unique, since the connection's
