@@ -75,6 +75,7 @@ for i = 7, #ARGV, 2 do
   if not L then
     local v = call('HMGET', KEYS[2 + 3 * a], 'h', dk)
     L, prior = parseLog(v[1], line, fresh), v[2]
+    if L.top == 0 then L.ext = '0' end -- a register may have made the head; the stream begins now
     logs[a] = L
   elseif not same then
     prior = call('HGET', KEYS[2 + 3 * a], dk)
@@ -148,7 +149,8 @@ end
 local function rotate(L, logKey)
   if L.cursor ~= '-' then
     local swept = tostring((tonumber(L.gen) + 1) % 3)
-    local r = call('HSCAN', logKey, L.cursor, 'COUNT', 64)
+    -- Faster than this call adds records, or a busy log would never be swept.
+    local r = call('HSCAN', logKey, L.cursor, 'COUNT', math.max(64, 2 * #(L.more or {})))
     local old = {}
     for i = 1, #r[2], 2 do
       if #r[2][i] == 16 and sub(r[2][i + 1], 9, 9) == swept then old[#old + 1] = r[2][i] end
@@ -162,12 +164,14 @@ local function rotate(L, logKey)
   end
 end
 
+-- What is stored just before the next extension must not expire early.
+local slack = 2 * 3600000
 -- Hourly, and when a log begins: its expiry moves on, and what is older than the
 -- retention leaves the stream. Entry ids are offset-ms, so the first one young
 -- enough is found by halving.
 local function extend(L, logKey, stream)
-  call('PEXPIRE', logKey, logTTL)
-  call('PEXPIRE', stream, streamTTL)
+  call('PEXPIRE', logKey, logTTL + slack)
+  call('PEXPIRE', stream, streamTTL + slack)
   local oldest = call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
   local cutoff = now - streamTTL
   if not oldest or tonumber(string.match(oldest[1], '%d+$')) >= cutoff then return end
