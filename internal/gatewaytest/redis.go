@@ -235,19 +235,17 @@ func (r *Redis) FlushAll() error {
 // ErrEmbedded is the answer when a process is to be stopped and there is none.
 var ErrEmbedded = errors.New("the embedded Redis is no process of its own: it can't be paused or killed")
 
-// Pause stops every server with data (SIGSTOP). Sentinels run on: they find no replica fit to be promoted.
-func (r *Redis) Pause() error { return r.each((*Process).Pause) }
+// Pause stops every server with data (SIGSTOP). The sentinels are told to be patient: this is a Redis that doesn't answer,
+// not a master that died (for that, kill or pause Nodes[0]).
+func (r *Redis) Pause() error { return errors.Join(r.patience(true), r.each((*Process).Pause)) }
 
 // Resume lets them run on and returns when they serve.
 func (r *Redis) Resume() error {
-	if err := r.each((*Process).Resume); err != nil {
-		return err
-	}
-	return r.WaitReady(startDeadline)
+	return errors.Join(r.each((*Process).Resume), r.WaitReady(startDeadline), r.patience(false))
 }
 
-// Kill ends every server with data (SIGKILL).
-func (r *Redis) Kill() error { return r.each((*Process).Kill) }
+// Kill ends every server with data (SIGKILL). The sentinels are told to be patient.
+func (r *Redis) Kill() error { return errors.Join(r.patience(true), r.each((*Process).Kill)) }
 
 // Restart starts every server with data again and returns when they serve. What was only in memory is gone.
 func (r *Redis) Restart() error {
@@ -259,7 +257,7 @@ func (r *Redis) Restart() error {
 			return err
 		}
 	}
-	return r.WaitReady(startDeadline)
+	return errors.Join(r.WaitReady(startDeadline), r.patience(false))
 }
 
 func (r *Redis) each(do func(*Process)) error {
@@ -309,7 +307,7 @@ func (r *Redis) Reset() error {
 			}
 		}
 	}
-	if err := r.WaitReady(startDeadline); err != nil {
+	if err := errors.Join(r.WaitReady(startDeadline), r.patience(false)); err != nil {
 		return err
 	}
 	return r.FlushAll()

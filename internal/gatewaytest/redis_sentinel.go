@@ -1,16 +1,24 @@
 package gatewaytest
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// downAfter is how long a server may be silent before a sentinel calls it down; patient is long enough for any test.
+const (
+	downAfter = 1500 * time.Millisecond
+	patient   = 10 * time.Minute
 )
 
 // startSentinel starts a master, two replicas, and three sentinels that find a master dead after 1.5 s.
@@ -70,10 +78,10 @@ func startOneSentinel(o owner, program, master string) (*RedisNode, error) {
 bind 127.0.0.1
 dir %s
 sentinel monitor %s %s %s 2
-sentinel down-after-milliseconds %[3]s 1500
+sentinel down-after-milliseconds %[3]s %[6]d
 sentinel failover-timeout %[3]s 5000
 sentinel parallel-syncs %[3]s 1
-`, port, dir, masterName, host, masterPort)
+`, port, dir, masterName, host, masterPort, downAfter.Milliseconds())
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
@@ -144,6 +152,51 @@ func (r *Redis) masterBySentinels() (string, error) {
 	}
 	return "", fmt.Errorf("the sentinels agree on no master: %v", votes)
 }
+
+// patience tells the sentinels to wait long before they call a server down, or, when all servers have answered them again,
+// no longer than usual.
+func (r *Redis) patience(on bool) error {
+	after := patient
+	if !on {
+		after = downAfter
+		if err := Poll(startDeadline, r.sentinelsHearAll); err != nil {
+			return err
+		}
+	}
+	for _, n := range r.Sentinels {
+		if _, err := n.Do("SENTINEL", "SET", masterName, "down-after-milliseconds", after.Milliseconds()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sentinelsHearAll says whether every server has answered every sentinel's ping within the last second.
+func (r *Redis) sentinelsHearAll() error {
+	for _, n := range r.Sentinels {
+		master, err := n.client.Do(context.Background(), "SENTINEL", "MASTER", masterName).StringSlice()
+		if err != nil {
+			return err
+		}
+		replicas, err := n.client.Do(context.Background(), "SENTINEL", "REPLICAS", masterName).Slice()
+		if err != nil {
+			return err
+		}
+		servers := []string{fmt.Sprint(master)}
+		for _, replica := range replicas {
+			servers = append(servers, fmt.Sprint(replica))
+		}
+		for _, server := range servers {
+			if m := lastReply.FindStringSubmatch(server); m == nil || len(m[1]) > 3 {
+				return fmt.Errorf("sentinel %s has not heard of %s", n.Addr, server)
+			}
+		}
+	}
+	return nil
+}
+
+// lastReply finds the milliseconds since a server's last good answer: three digits are less than a second.
+var lastReply = regexp.MustCompile(`\blast-ok-ping-reply (\d+)`)
 
 // WaitFailover returns the new master once most sentinels name another than the one before and it takes writes.
 func (r *Redis) WaitFailover(before string, within time.Duration) (string, error) {

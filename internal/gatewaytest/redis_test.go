@@ -4,7 +4,9 @@ package gatewaytest
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -99,6 +101,35 @@ func TestPausedRedisComesBack(t *testing.T) {
 			}
 			wantValue(t, r, "key", "value")
 		})
+	}
+}
+
+// However long it is paused: the sentinels promote nobody meanwhile.
+func TestPausedRedisKeepsItsMaster(t *testing.T) {
+	r := Shared(t, Sentinel)
+	before, err := r.masterBySentinels()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range r.Sentinels {
+		wantWithin(t, 5*downAfter, func() bool {
+			fields, err := n.client.Do(context.Background(), "SENTINEL", "MASTER", masterName).StringSlice()
+			m := lastReply.FindStringSubmatch(fmt.Sprint(fields))
+			if err != nil || m == nil {
+				return false
+			}
+			silent, err := strconv.Atoi(m[1])
+			return err == nil && silent > 2*int(downAfter.Milliseconds())
+		})
+	}
+	if err := r.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := r.masterBySentinels(); err != nil || after != before {
+		t.Errorf("the master is %s, %v, was %s", after, err, before)
 	}
 }
 
