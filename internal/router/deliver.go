@@ -196,6 +196,9 @@ func (d *deliverer) advance(f *feed, rec *protocol.Record) bool {
 	}
 	if rec.Epoch != f.epoch {
 		f.epoch = strings.Clone(rec.Epoch) // not the envelope it came in
+		for i := range f.members {
+			f.members[i].after = 0 // an offset of the epoch before says nothing in this one
+		}
 	}
 	f.offset = rec.Offset
 	return true

@@ -134,7 +134,8 @@ func (d *deliverer) do(cmd command) {
 func (d *deliverer) live(f *feed, m *member, cmd command) {
 	w := m.waiting
 	m.waiting = nil
-	if len(f.members) == 1 || f.epoch == "" {
+	alone := len(f.members) == 1 || f.epoch == ""
+	if alone {
 		f.epoch, f.offset = cmd.at.Epoch, cmd.at.Offset
 	}
 	if f.epoch == cmd.at.Epoch && f.offset < cmd.at.Offset {
@@ -147,8 +148,8 @@ func (d *deliverer) live(f *feed, m *member, cmd command) {
 			continue
 		}
 		d.out.AppendFrame(m.conn, d.frame(x.epoch, x.offset, x.frame))
-		if f.epoch == x.epoch {
-			f.offset = max(f.offset, x.offset)
+		if alone {
+			f.epoch, f.offset = x.epoch, x.offset
 		}
 		d.router.counts.delivered.Add(1)
 	}

@@ -1,0 +1,381 @@
+//go:build !secondpass
+
+package router
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+
+	"chatgate/internal/connection"
+	"chatgate/internal/gatewaytest"
+	"chatgate/internal/protocol"
+)
+
+// A bench is a deliverer that runs only when the test lets it: envelopes and commands come in the order the test says. Its connections
+// are real.
+type bench struct {
+	*deliverer
+	t *testing.T
+	g *gateway
+}
+
+func newBench(t *testing.T, tune ...func(*settings)) *bench {
+	net := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded))
+	g := net.makeGateway("a", tune...)
+	// Its sessions end with Detach, which must find a deliverer that has stopped.
+	close(g.router.deliverers[0].stopped)
+	return &bench{deliverer: newDeliverer(g.router, g.router.deliverers[0].group), t: t, g: g}
+}
+
+func (b *bench) attach(user protocol.UserID) (*client, *arrival) {
+	b.t.Helper()
+	c, a := b.g.hold(user)
+	b.do(command{kind: commandAttach, address: a.address(), conn: a.conn})
+	return c, a
+}
+
+func (b *bench) live(c *client, a *arrival, epoch string, offset uint64) {
+	b.t.Helper()
+	done := make(chan struct{})
+	b.do(command{
+		kind: commandLive, address: a.address(), conn: a.conn, at: protocol.Position{Epoch: epoch, Offset: offset}, done: done,
+		frame: protocol.AppendRegistered(nil, &protocol.Registered{UserID: a.entry.User, ConnID: a.conn.ID(), Epoch: epoch, Offset: offset}),
+	})
+	<-done
+	b.out.Flush()
+	c.wantRegistered()
+}
+
+func (b *bench) detach(a *arrival) {
+	b.do(command{kind: commandDetach, address: a.address(), conn: a.conn})
+}
+
+// stored opens an envelope with one stored message for a user.
+func (b *bench) stored(user protocol.UserID, epoch string, offset uint64) {
+	b.open(envelopeOf(b.number+1, record(user, epoch, offset)))
+	b.out.Flush()
+}
+
+// record is one stored message as the send script writes it. Its id is its position.
+func record(user protocol.UserID, epoch string, offset uint64) string {
+	frame := protocol.AppendMessageHead(nil, &protocol.MessageHead{
+		ID: fmt.Appendf(nil, "%s/%d", epoch, offset), From: "alice", To: []byte(user), Content: []byte(`0`), Ts: 1,
+	})
+	a := protocol.UserAddress(user)
+	return fmt.Sprintf("%s %d %d %d\n%s%s", epoch, offset, len(a), len(frame), a, frame)
+}
+
+func envelopeOf(number uint64, records ...string) string {
+	return "\x01m" + strconv.FormatUint(number, 10) + "\n" + strings.Join(records, "")
+}
+
+// wantPositions checks what a client got, up to now: the bench runs nothing behind the test's back.
+func (b *bench) wantPositions(c *client, want ...string) {
+	b.t.Helper()
+	got := c.messages(len(want))
+	var positions []string
+	for _, f := range got {
+		positions = append(positions, fmt.Sprintf("%s/%d", f.Epoch, f.Offset))
+		if f.ID != positions[len(positions)-1] {
+			b.t.Errorf("%s came at the position %s", f.ID, positions[len(positions)-1])
+		}
+	}
+	if strings.Join(positions, " ") != strings.Join(want, " ") {
+		b.t.Fatalf("%s got %v, want %v", c.Name, positions, want)
+	}
+}
+
+// Bob's phone registers while messages for him come in. What comes between attaching and going live is kept; behind `registered` he gets
+// what is above his position, and nothing at or below it: neither what was kept, nor what comes late.
+func TestMessagesKeptBeforeRegisteredComeBehindIt(t *testing.T) {
+	b := newBench(t)
+	bob, a := b.attach("bob")
+	for offset := uint64(3); offset <= 6; offset++ {
+		b.stored("bob", "e1", offset)
+	}
+	if err := bob.None("message", 0); err != nil {
+		t.Fatal(err)
+	}
+	b.live(bob, a, "e1", 4)
+	b.stored("bob", "e1", 7)
+	b.wantPositions(bob, "e1/5", "e1/6", "e1/7")
+	if all := bob.Notes().Received; !all[0].At.After(bob.registered.At) && !all[0].At.Equal(bob.registered.At) {
+		t.Error("a message came before registered")
+	}
+}
+
+// The register script says position 4, and the gateway's channel lags: 3 and 4 come only now. They were stored before bob came.
+func TestWhatIsAtOrBelowThePositionIsNotDelivered(t *testing.T) {
+	b := newBench(t)
+	bob, a := b.attach("bob")
+	b.live(bob, a, "e1", 4)
+	for offset := uint64(3); offset <= 6; offset++ {
+		b.stored("bob", "e1", offset)
+	}
+	b.wantPositions(bob, "e1/5", "e1/6")
+	if n := b.g.router.Stats().Duplicates; n != 2 {
+		t.Errorf("%d duplicates counted, want 2", n)
+	}
+}
+
+// Bob's laptop is there; the feed lags at 2 when his phone comes in at 4. The laptop gets 3 and 4 when they come, the phone doesn't.
+func TestSecondDeviceStartsAtItsOwnPosition(t *testing.T) {
+	b := newBench(t)
+	laptop, one := b.attach("bob")
+	b.live(laptop, one, "e1", 0)
+	b.stored("bob", "e1", 1)
+	b.stored("bob", "e1", 2)
+	phone, two := b.attach("bob")
+	b.stored("bob", "e1", 3)
+	b.live(phone, two, "e1", 4)
+	b.stored("bob", "e1", 4)
+	b.stored("bob", "e1", 5)
+	b.wantPositions(laptop, "e1/1", "e1/2", "e1/3", "e1/4", "e1/5")
+	b.wantPositions(phone, "e1/5")
+}
+
+// The phone came in at 4 while the feed lagged at 2, and then the log was lost: Redis is empty, and the next message is the first of
+// another epoch. Its offset is lower than the phone's position, which says nothing: epochs come first.
+func TestLowerOffsetInAnotherEpochIsDelivered(t *testing.T) {
+	b := newBench(t)
+	laptop, one := b.attach("bob")
+	b.live(laptop, one, "e1", 2)
+	phone, two := b.attach("bob")
+	b.live(phone, two, "e1", 4)
+	b.stored("bob", "e2", 1)
+	b.stored("bob", "e2", 2)
+	b.wantPositions(laptop, "e2/1", "e2/2")
+	b.wantPositions(phone, "e2/1", "e2/2")
+}
+
+// While bob's phone waits, the log rolls to another epoch. Both are delivered, and the feed stands where the last one left it: what
+// comes a second time is a duplicate.
+func TestEpochMayRollWhileAMemberWaits(t *testing.T) {
+	b := newBench(t)
+	bob, a := b.attach("bob")
+	b.stored("bob", "e1", 5)
+	b.stored("bob", "e2", 6)
+	b.live(bob, a, "e1", 4)
+	b.stored("bob", "e2", 6)
+	b.stored("bob", "e2", 7)
+	b.wantPositions(bob, "e1/5", "e2/6", "e2/7")
+	if s := b.g.router.Stats(); s.Duplicates != 1 || s.Holes != 0 {
+		t.Errorf("%d duplicates and %d holes counted, want one and none", s.Duplicates, s.Holes)
+	}
+}
+
+// A publish came twice, another was lost. What is not above the last one is dropped; what is, is delivered, and the hole is counted.
+func TestDuplicatesAreDroppedAndHolesCounted(t *testing.T) {
+	b := newBench(t)
+	bob, a := b.attach("bob")
+	b.live(bob, a, "e1", 0)
+	for _, offset := range []uint64{1, 2, 2, 1, 3, 6, 5, 7} {
+		b.stored("bob", "e1", offset)
+	}
+	b.wantPositions(bob, "e1/1", "e1/2", "e1/3", "e1/6", "e1/7")
+	if s := b.g.router.Stats(); s.Duplicates != 3 || s.Holes != 1 || s.Delivered != 5 {
+		t.Errorf("%d duplicates, %d holes, %d delivered, want 3, 1 and 5", s.Duplicates, s.Holes, s.Delivered)
+	}
+}
+
+// So much comes between attaching and going live that it can't all be kept. Bob is told who he is and then that he must come again: a
+// resume fills the hole. His neighbour carol notices nothing.
+func TestTooMuchBeforeRegisteredEndsTheConnection(t *testing.T) {
+	b := newBench(t, func(s *settings) { s.router.HeldBytes = 1000 })
+	carol, c := b.attach("carol")
+	b.live(carol, c, "e1", 0)
+	bob, a := b.attach("bob")
+	for offset := uint64(1); offset <= 1000; offset++ {
+		b.stored("bob", "e1", offset)
+		if held := b.feeds["u:bob"].members[0].waiting; len(held.messages) > 1000/50 {
+			t.Fatalf("%d messages are kept in 1000 bytes", len(held.messages))
+		}
+	}
+	b.live(bob, a, "e1", 0)
+	ended, err := bob.WaitEnd(patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ended.Code != int(protocol.CloseSlowConsumer) || ended.Closing == nil || !ended.Closing.Reconnect {
+		t.Errorf("bob's connection %v, want 4001 and a word to come back", ended)
+	}
+	if n := len(bob.Notes().Received); n != 0 {
+		t.Errorf("bob got %d messages with a hole behind them", n)
+	}
+	b.stored("carol", "e1", 1)
+	b.wantPositions(carol, "e1/1")
+}
+
+// What is kept for a member that waits is bounded by bytes, and just below the bound everything is delivered.
+func TestEverythingThatFitsIsKept(t *testing.T) {
+	b := newBench(t)
+	bob, a := b.attach("bob")
+	var want []string
+	size := 0
+	for offset := uint64(1); ; offset++ {
+		// What counts is the frame; the record has a head around it.
+		if size += len(record("bob", "e1", offset)); size > b.g.router.cfg.HeldBytes {
+			break
+		}
+		b.stored("bob", "e1", offset)
+		want = append(want, fmt.Sprintf("e1/%d", offset))
+	}
+	b.live(bob, a, "e1", 0)
+	b.wantPositions(bob, want...)
+}
+
+// A detached member gets nothing, in whatever state it was; the others go on, and with the last one the feed is forgotten.
+func TestDetachedMembersGetNothing(t *testing.T) {
+	b := newBench(t)
+	var clients []*client
+	var arrivals []*arrival
+	for range 4 {
+		c, a := b.attach("bob")
+		clients, arrivals = append(clients, c), append(arrivals, a)
+	}
+	for i := range 3 { // the last one waits
+		b.live(clients[i], arrivals[i], "e1", 0)
+	}
+	b.stored("bob", "e1", 1)
+	b.detach(arrivals[0])
+	b.detach(arrivals[0]) // twice is once
+	b.detach(arrivals[3])
+	b.stored("bob", "e1", 2)
+	done := make(chan struct{})
+	b.do(command{kind: commandLive, address: "u:bob", conn: arrivals[2].conn, done: done}) // live already: only the first time counts
+	<-done
+	b.stored("bob", "e1", 3)
+	b.wantPositions(clients[0], "e1/1")
+	b.wantPositions(clients[1], "e1/1", "e1/2", "e1/3")
+	b.detach(arrivals[1])
+	b.detach(arrivals[2])
+	if len(b.feeds) != 0 {
+		t.Errorf("feeds are left: %v", b.feeds)
+	}
+	// Nobody is there: it is counted, and goes nowhere.
+	b.stored("bob", "e1", 4)
+	if n := b.g.router.Stats().Unheld; n != 1 {
+		t.Errorf("%d messages for nobody counted, want 1", n)
+	}
+}
+
+// deliverMessage hands to local connections or to nobody. Whatever it is given, it says no word to Redis.
+func TestDeliverMessageNeverForwards(t *testing.T) {
+	b := newBench(t)
+	bob, a := b.attach("bob")
+	b.live(bob, a, "e1", 0)
+	before := b.g.general.total() + b.g.lane.total()
+	for offset := uint64(1); offset <= 50; offset++ {
+		b.stored("bob", "e1", offset)
+		b.stored("carol", "e1", offset)
+		b.open(string(protocol.AppendEphemeralRecord(protocol.AppendEphemeralHeader(nil), "u:carol", []byte(`{"type":"message"`))))
+	}
+	bob.messages(50)
+	if n := b.g.general.total() + b.g.lane.total() - before; n != 0 {
+		t.Errorf("%d calls to Redis for messages that came from there", n)
+	}
+	if s := b.g.router.Stats(); s.Unheld != 100 || s.Calls != 0 {
+		t.Errorf("%d messages for nobody and %d calls counted, want 100 and none", s.Unheld, s.Calls)
+	}
+}
+
+// total is the number of all commands that went over the line.
+func (x *tap) total() (n int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, c := range x.calls {
+		n += c
+	}
+	return n
+}
+
+// A signal comes while one of bob's devices waits: who is live gets it, and the other one missed it. Signals are not kept.
+func TestSignalsAreNotKeptForWhoWaits(t *testing.T) {
+	b := newBench(t)
+	laptop, one := b.attach("bob")
+	b.live(laptop, one, "e1", 0)
+	phone, two := b.attach("bob")
+	b.open(string(protocol.AppendEphemeralRecord(protocol.AppendEphemeralHeader(nil), "u:bob", []byte(`{"type":"message","id":"typing"`))))
+	b.live(phone, two, "e1", 0)
+	b.stored("bob", "e1", 1)
+	if got := laptop.messages(2); got[0].ID != "typing" || got[0].Epoch != "" || got[1].Offset != 1 {
+		t.Errorf("the laptop got %v", got)
+	}
+	b.wantPositions(phone, "e1/1")
+}
+
+// Bob's laptop never reads. It is closed as too slow; his phone, in the same feed, gets everything.
+func TestMemberThatDoesNotReadHurtsNobody(t *testing.T) {
+	b := newBench(t, func(s *settings) { s.conns.OutboxBytes, s.conns.MaxFrameBytes = 64<<10, 32<<10 })
+	laptop, one := b.attach("bob")
+	b.live(laptop, one, "e1", 0)
+	phone, two := b.attach("bob")
+	b.live(phone, two, "e1", 0)
+	laptop.Freeze()
+	long := strings.Repeat("x", 10<<10)
+	offset := uint64(0)
+	for ; ; offset++ {
+		if cause, ended := one.conn.Cause(); ended {
+			if cause.Kind != connection.KindSlowConsumer {
+				t.Errorf("the laptop's connection ended by %s", cause.Kind)
+			}
+			break
+		}
+		frame := protocol.AppendMessageHead(nil, &protocol.MessageHead{ID: []byte(long), From: "alice", To: []byte("bob"), Content: []byte(`0`)})
+		b.open(envelopeOf(b.number+1, fmt.Sprintf("e1 %d 5 %d\nu:bob%s", offset+1, len(frame), frame)))
+		b.out.Flush()
+		if int(offset) > 10000 {
+			t.Fatal("100 MB went to a client that reads nothing")
+		}
+		phone.messages(int(offset + 1))
+	}
+	if _, ended := two.conn.Cause(); ended {
+		t.Error("the phone was closed too")
+	}
+	laptop.Thaw()
+}
+
+// The whole way: bob's laptop is at b, his phone registers there while alice sends without pause. The phone gets what comes after its
+// position, everything, and in order.
+func TestRegisteringInTheMiddleOfAConversation(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		net := newCluster(t, r)
+		a, b := net.gateway("a"), net.gateway("b")
+		laptop := b.connect("bob")
+		ctx, stop := context.WithCancel(context.Background())
+		talking := make(chan uint64)
+		go func() {
+			last := uint64(0)
+			for ctx.Err() == nil {
+				last = a.send("alice", "bob", newID("m"), `0`).answer().Offset
+			}
+			talking <- last
+		}()
+		var phones []*client
+		for range 20 {
+			phones = append(phones, b.connect("bob"))
+			laptop.messages(int(phones[len(phones)-1].registered.Offset) + 3)
+		}
+		stop()
+		last := <-talking
+		for i, c := range append(phones, laptop) {
+			from := c.registered.Offset
+			var got []uint64
+			for _, f := range c.messages(int(last - from)) {
+				got = append(got, f.Offset)
+			}
+			wantNoHoles(t, fmt.Sprintf("device %d from %d on", i, from), got, from+1)
+		}
+		b.wantNothingCounted()
+	})
+}
+
+func (g *gateway) wantNothingCounted() {
+	g.t.Helper()
+	if s := g.router.Stats(); s.Holes != 0 || s.MissedPublishes != 0 || s.Unreadable != 0 {
+		g.t.Errorf("%s counted %d holes, %d missed publishes, %d unreadable envelopes", g.id, s.Holes, s.MissedPublishes, s.Unreadable)
+	}
+}
