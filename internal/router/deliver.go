@@ -27,7 +27,8 @@ type deliverer struct {
 
 	// Owned by run.
 	feeds  map[protocol.Address]*feed
-	number uint64 // last number seen on the channel; 0: none since subscribing
+	number uint64 // last number seen on the channel, when heard
+	heard  bool   // a number was seen: what comes next is known
 	wire   []byte // one frame with its WebSocket header, built once for all members
 	tail   []byte
 	out    connection.Batch
@@ -131,10 +132,10 @@ func (d *deliverer) open(payload string) {
 // sequence notes the channel's number. A channel is FIFO, so when the one before
 // isn't the last seen, publishes were lost between.
 func (d *deliverer) sequence(number, before uint64) {
-	if d.number != 0 && before > d.number {
+	if d.heard && before > d.number {
 		d.router.counts.missedPublishes.Add(before - d.number)
 	}
-	d.number = number
+	d.number, d.heard = number, true
 }
 
 func (d *deliverer) deliverAll(records protocol.Records) error {
