@@ -22,11 +22,13 @@ type ephemeral struct {
 	pending []*Message // guarded by mu
 	bytes   int        // guarded by mu
 	busy    bool       // guarded by mu
+	retry   time.Time  // guarded by mu; Redis did not answer: refuse at once until then
 
 	// Owned by the worker.
 	batch   []*Message
 	cache   map[protocol.Address]cached
 	parcels map[parcelKey]*parcel
+	stale   []protocol.Address // their cached holders named a gateway that is gone
 	out     connection.Batch
 }
 
@@ -56,6 +58,10 @@ func (e *ephemeral) put(m *Message) bool {
 	defer e.mu.Unlock()
 	if e.router.closed.Load() {
 		m.fail(protocol.CodeUnavailable, "gateway is stopping", time.Second)
+		return false
+	}
+	if time.Now().Before(e.retry) {
+		e.unavailable(m)
 		return false
 	}
 	if e.bytes+m.size() > e.router.cfg.LaneBytes {
@@ -95,10 +101,7 @@ func (e *ephemeral) work() {
 	defer e.router.running.Done()
 	for e.take() {
 		if err := e.carry(); err != nil {
-			for _, m := range e.batch {
-				e.router.counts.refusedUnavailable.Add(1)
-				m.fail(protocol.CodeUnavailable, "redis does not answer", 2*e.router.cfg.Probe)
-			}
+			e.fail()
 		}
 		for _, m := range e.batch {
 			m.Done(&e.out, m)
@@ -106,6 +109,25 @@ func (e *ephemeral) work() {
 		e.out.Flush()
 		clear(e.batch)
 	}
+}
+
+// fail refuses the batch and, since it would only wait as long again, everything
+// behind it. A message after the pause finds out whether Redis is back.
+func (e *ephemeral) fail() {
+	e.mu.Lock()
+	e.batch = append(e.batch, e.pending...)
+	clear(e.pending)
+	e.pending, e.bytes = e.pending[:0], 0
+	e.retry = time.Now().Add(e.router.cfg.Probe)
+	e.mu.Unlock()
+	for _, m := range e.batch {
+		e.unavailable(m)
+	}
+}
+
+func (e *ephemeral) unavailable(m *Message) {
+	e.router.counts.refusedUnavailable.Add(1)
+	m.fail(protocol.CodeUnavailable, "redis does not answer", 2*e.router.cfg.Probe)
 }
 
 // carry sends the batch and sets the results. The error means that nothing is
@@ -137,13 +159,19 @@ func (e *ephemeral) carry() error {
 		}
 	}
 	if len(remote) > 0 {
-		if err := e.router.publish(e.router.ctx, remote); err != nil {
+		ctx, cancel := context.WithTimeout(e.router.ctx, e.router.cfg.Suspect)
+		defer cancel()
+		if err := e.router.publish(ctx, remote); err != nil {
 			return err
 		}
 	}
 	for _, m := range e.batch {
 		e.settle(m)
 	}
+	for _, a := range e.stale {
+		delete(e.cache, a)
+	}
+	e.stale = e.stale[:0]
 	return nil
 }
 
@@ -156,7 +184,7 @@ func (e *ephemeral) settle(m *Message) {
 			m.Result.Status = protocol.StatusRouted
 			m.Result.Devices += h.Count
 		} else {
-			delete(e.cache, m.To) // it listed a gateway that is gone
+			e.stale = append(e.stale, m.To) // the rest of the batch went by the same list
 		}
 	}
 	if m.Result.Status == protocol.StatusDropped {
@@ -193,7 +221,7 @@ func (e *ephemeral) lookup() error {
 	if len(missing) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(e.router.ctx, e.router.cfg.Attempt)
+	ctx, cancel := context.WithTimeout(e.router.ctx, e.router.cfg.Suspect)
 	defer cancel()
 	found, err := e.router.registry.Holders(ctx, missing...)
 	if err != nil {

@@ -596,12 +596,13 @@ func (c *cluster) wantStream(user protocol.UserID, want ...string) {
 // A tap sits on the line to Redis: it counts what goes over it, and can hold, delay and lose calls of scripts.
 type tap struct {
 	mu      sync.Mutex
-	held    chan struct{}                                  // guarded by mu; calls wait until it is closed; nil: they don't
-	entered chan struct{}                                  // one token for each call that came to a hold; never closed
-	before  func(redis.Cmder)                              // guarded by mu
-	after   func(redis.Cmder, error) error                 // guarded by mu; may replace the answer
-	refuse  func(ctx context.Context, c redis.Cmder) error // guarded by mu; not nil result: the call is not made
-	calls   map[string]int                                 // guarded by mu; commands by lower-case name
+	calls   map[string]int                             // guarded by mu; commands by lower-case name
+	held    chan struct{}                              // guarded by mu; scripts wait until it is closed; nil: they don't
+	before  func(redis.Cmder)                          // guarded by mu; called with each script
+	refuse  func(context.Context, redis.Cmder) error   // guarded by mu; an error is the script's, which isn't sent
+	after   func(redis.Cmder, error) error             // guarded by mu; may replace the answer of a script
+	pipe    func(context.Context, []redis.Cmder) error // guarded by mu; an error is the pipeline's, which isn't sent
+	entered chan struct{}                              // one token for each script that came to a hold; never closed
 }
 
 func newTap() *tap { return &tap{calls: make(map[string]int), entered: make(chan struct{}, 1024)} }
@@ -680,14 +681,14 @@ func (x *tap) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessP
 		for _, cmd := range cmds {
 			x.calls[cmd.Name()]++
 		}
-		held := x.held
+		pipe := x.pipe
 		x.mu.Unlock()
-		if held != nil {
-			x.entered <- struct{}{}
-			select {
-			case <-held:
-			case <-ctx.Done():
-				return ctx.Err()
+		if len(cmds) > 0 && cmds[0].Name() == "client" {
+			return next(ctx, cmds) // a new connection introduces itself
+		}
+		if pipe != nil {
+			if err := pipe(ctx, cmds); err != nil {
+				return err
 			}
 		}
 		return next(ctx, cmds)
