@@ -19,8 +19,9 @@ lint:
 	@unformatted=$$(go tool -modfile=tools/go.mod gofumpt -l .); \
 	  [ -z "$$unformatted" ] || { printf 'gofumpt would change:\n%s\n' "$$unformatted"; exit 1; }
 
+# All benchmarks, or those that match: make bench BENCH=Cluster/stored. See docs/benchmarks.md.
 bench:
-	go test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+	@scripts/bench '$(BENCH)'
 
 # go test fuzzes one target of one package at a time: every Fuzz function there is, FUZZTIME each.
 fuzz:

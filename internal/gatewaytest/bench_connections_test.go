@@ -5,6 +5,8 @@ package gatewaytest_test
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -23,9 +25,11 @@ func benchConnects(t *bed) {
 func (t *bed) connects(s *samples, loads []*child, count, inFlight int) {
 	t.b.Helper()
 	echo, _ := t.connectAll(loads, t.echoAddr, count, inFlight)
-	wait := t.profile(t.b.Name(), 3*time.Second)
+	finish := t.profile(t.b.Name(), 3*time.Second)
+	redis := t.resetRedis()
 	gateway, wall := t.connectAll(loads, t.gateways[0].Addr, count, inFlight)
-	wait()
+	redis = t.redisUse().since(redis)
+	finish()
 	each := func(d time.Duration) float64 { return micros(d) / float64(count) }
 	s.add("connect-us", each(gateway.of("a", "redis")))
 	s.add("gateway-us", each(gateway.of("a")))
@@ -34,6 +38,7 @@ func (t *bed) connects(s *samples, loads []*child, count, inFlight int) {
 	s.add("connect-x-echo", float64(gateway.of("a", "redis"))/float64(echo.of("echo")))
 	s.add("connects/s", float64(count)/wall.Seconds())
 	s.add("others-%", gateway.others(wall))
+	s.addRedis(redis, float64(count))
 }
 
 // connectAll has the loads share the connections, side by side.
@@ -75,8 +80,12 @@ func benchIdle(t *bed) {
 	s.add("echo-rss-B/conn", perConnection(echo))
 
 	// What stays when the garbage of connecting is gone, as it is sooner or later: two collections, and time to give pages back.
+	heap := os.DevNull
+	if *benchProfiles != "" {
+		heap = filepath.Join(*benchProfiles, "idle.a.rest.heap")
+	}
 	for range 2 {
-		if _, _, err := t.gateways[0].GetInternal("/debug/pprof/heap?gc=1"); err != nil {
+		if err := fetch("http://"+t.gateways[0].Internal+"/debug/pprof/heap?gc=1", heap); err != nil {
 			t.b.Fatal(err)
 		}
 	}

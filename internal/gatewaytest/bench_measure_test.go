@@ -137,10 +137,10 @@ func (t *bed) resident(p *gatewaytest.Process) float64 {
 	return float64(n)
 }
 
-// redisUse is what Redis counted since its statistics were reset.
+// redisUse is what Redis counted since its statistics were reset. Only its processor time goes on counting.
 type redisUse struct {
 	calls, micros map[string]float64 // by command; those of a script count for it and for themselves
-	cpu           float64            // us in all since it started
+	cpu           float64            // us
 }
 
 func (t *bed) resetRedis() redisUse {
@@ -198,13 +198,18 @@ func (t *bed) parse(text string) float64 {
 	return v
 }
 
-// addRedis adds what Redis did for each message, leaving out what it did less than once in 2,000 messages: pulses, and this harness.
-func (s *samples) addRedis(before, after redisUse, messages float64) {
-	s.add("redis-used-us", (after.cpu-before.cpu)/messages)
-	for _, name := range slices.Sorted(maps.Keys(after.calls)) {
-		if calls := after.calls[name] / messages; calls >= 0.0005 && !harnessCommand.MatchString(name) {
+// since is the use after another moment since the same reset.
+func (u redisUse) since(before redisUse) redisUse {
+	return redisUse{calls: u.calls, micros: u.micros, cpu: u.cpu - before.cpu}
+}
+
+// addRedis adds what Redis did for each thing done, leaving out what it did less than once in 2,000 times: pulses, and this harness.
+func (s *samples) addRedis(u redisUse, done float64) {
+	s.add("redis-used-us", u.cpu/done)
+	for _, name := range slices.Sorted(maps.Keys(u.calls)) {
+		if calls := u.calls[name] / done; calls >= 0.0005 && !harnessCommand.MatchString(name) {
 			s.add("redis-calls-"+name, calls)
-			s.add("redis-time-"+name, after.micros[name]/messages)
+			s.add("redis-time-"+name, u.micros[name]/done)
 		}
 	}
 }
@@ -214,7 +219,7 @@ var harnessCommand = regexp.MustCompile(`^(config|ping)`)
 // profile fetches each gateway's processor profile in the background, and then its memory profile, when they are wanted (-profiles).
 // The function it returns waits for them.
 func (t *bed) profile(name string, length time.Duration) (wait func()) {
-	if *benchProfiles == "" {
+	if *benchProfiles == "" || name == "" {
 		return func() {}
 	}
 	name = strings.NewReplacer("/", "-", "=", "").Replace(strings.TrimPrefix(name, "BenchmarkCluster/"))

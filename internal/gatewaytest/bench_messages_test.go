@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"regexp"
 	"time"
+
+	"chatgate/internal/gatewaytest"
 )
 
 // messageWork is one way of sending.
@@ -21,16 +23,12 @@ func benchMessages(t *bed, w messageWork) {
 	echoLoad.call(t.b, "messages.connect", messageArgs{Senders: t.echoAddr, Count: *benchPairs}, nil)
 	var s samples
 	for i := range *benchRounds {
-		e := t.round(echoLoad, "messages", w.args, nil, nil)
-		var before, after redisUse
-		begun := func() (wait func()) {
-			before = t.resetRedis()
-			if i < *benchRounds-1 {
-				return func() {}
-			}
-			return t.profile(w.name, *benchRound)
+		e := t.round(echoLoad, "messages", w.args, "")
+		profiled := ""
+		if i == *benchRounds-1 {
+			profiled = w.name
 		}
-		d := t.round(load, "messages", w.args, begun, func() { after = t.redisUse() })
+		d := t.round(load, "messages", w.args, profiled)
 		s.addRound(d, e)
 		s.add("gateway-a-us", d.us("a"))
 		s.add("gateway-b-us", d.us("b"))
@@ -39,9 +37,6 @@ func benchMessages(t *bed, w messageWork) {
 		s.add("load-us", d.us("load 0"))
 		s.add("lost", float64(d.total.Sent-d.total.Delivered))
 		s.add("duplicates", float64(d.total.Repeated))
-		if !w.args.Ephemeral {
-			s.addRedis(before, after, d.done)
-		}
 	}
 	t.report.take(t.b, w.name, &s)
 }
@@ -66,16 +61,22 @@ func benchHeartbeats(t *bed, w heartbeatWork) {
 	var sent uint64
 	refreshed := t.refreshes()
 	for range *benchRounds {
-		e := t.round(echoLoad, "connections", paceArgs{w.rate}, nil, nil)
-		d := t.round(load, "connections", paceArgs{w.rate}, nil, nil)
+		e := t.round(echoLoad, "connections", paceArgs{w.rate}, "")
+		d := t.round(load, "connections", paceArgs{w.rate}, "")
 		s.addRound(d, e)
 		s.add("gateway-a-us", 2*d.us("a")) // each heartbeat goes to one of the two
 		s.add("gateway-b-us", 2*d.us("b"))
 		sent = d.total.Sent
 	}
 	// A heartbeat that finds its connection's refresh still waiting adds none.
-	if now := t.refreshes() - refreshed; now < 0.95*float64(sent) {
-		t.b.Fatalf("%d heartbeats refreshed presence only %.0f times", sent, now)
+	err := gatewaytest.Poll(drainLimit, func() error {
+		if now := t.refreshes() - refreshed; now < 0.95*float64(sent) {
+			return fmt.Errorf("%d heartbeats refreshed presence only %.0f times", sent, now)
+		}
+		return nil
+	})
+	if err != nil {
+		t.b.Fatal(err)
 	}
 	t.report.take(t.b, w.name, &s)
 }
@@ -101,33 +102,29 @@ type round struct {
 	wall  time.Duration
 	done  float64
 	use   usage
+	redis redisUse
 	total counted
 }
 
 // us is the processor time of processes for each thing done.
 func (r round) us(processes ...string) float64 { return micros(r.use.of(processes...)) / r.done }
 
-// round runs a load and measures while it runs. begun is called as the measuring begins, and what it returned after all is read; ended
-// right when the measuring ends. Both may be nil.
-func (t *bed) round(load *child, kind string, args any, begun func() func(), ended func()) round {
+// round runs a load and measures while it runs. It takes profiles of the gateways under the name profiled, unless that is empty.
+func (t *bed) round(load *child, kind string, args any, profiled string) round {
 	t.b.Helper()
 	load.call(t.b, kind+".start", args, nil)
 	time.Sleep(warmUp)
-	over := func() {}
-	if begun != nil {
-		over = begun()
-	}
+	finish := t.profile(profiled, *benchRound)
+	redis := t.resetRedis()
 	var first, last counted
 	load.call(t.b, kind+".count", nothing{}, &first)
 	before := t.usage()
 	time.Sleep(*benchRound)
 	load.call(t.b, kind+".count", nothing{}, &last)
 	after := t.usage()
-	if ended != nil {
-		ended()
-	}
-	over()
-	r := round{wall: after.at.Sub(before.at), done: float64(last.Delivered - first.Delivered), use: after.since(before)}
+	redis = t.redisUse().since(redis)
+	finish()
+	r := round{wall: after.at.Sub(before.at), done: float64(last.Delivered - first.Delivered), use: after.since(before), redis: redis}
 	load.call(t.b, kind+".stop", nothing{}, &r.total)
 	if c := r.total; c.Delivered != c.Sent || c.Answered != c.Sent || c.Repeated != 0 {
 		t.b.Fatalf("of %d sent, %d were answered, %d arrived and %d arrived again", c.Sent, c.Answered, c.Delivered, c.Repeated)
@@ -146,6 +143,7 @@ func (s *samples) addRound(d, echo round) {
 	s.add("x-echo", d.us("a", "b", "redis")/echo.us("echo"))
 	s.add("each/s", d.done/d.wall.Seconds())
 	s.add("others-%", d.use.others(d.wall))
+	s.addRedis(d.redis, d.done)
 }
 
 func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }

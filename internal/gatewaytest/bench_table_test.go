@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"cmp"
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
 	"slices"
@@ -201,34 +202,46 @@ func (r *report) print() {
 	}
 }
 
-// printRedis prints the commands behind a stored message, the most expensive first.
+// printRedis prints the commands behind each thing done, the most expensive first.
 func (r *report) printRedis() {
-	many, one := r.of("stored/inflight=16"), r.of("stored/inflight=1")
-	if len(many.units)+len(one.units) == 0 {
-		return
-	}
-	var commands []string
-	for _, unit := range slices.Concat(many.units, one.units) {
-		if name, ok := strings.CutPrefix(unit, "redis-calls-"); ok && !slices.Contains(commands, name) {
-			commands = append(commands, name)
+	rows := [][]string{{"command"}, {"---"}}
+	var columns []*samples
+	cost := make(map[string]float64) // of a command, the highest of all columns
+	for _, l := range []line{
+		{name: "stored/inflight=16", work: "stored, 16 in flight"},
+		{name: "stored/inflight=1", work: "stored, 1 in flight"},
+		{name: "idle", work: "connect"},
+		{name: "heartbeat/rate=2000", work: "heartbeat, 2,000/s"},
+	} {
+		s := r.all[l.name]
+		if s == nil {
+			continue
+		}
+		columns = append(columns, s)
+		rows[0], rows[1] = append(rows[0], l.work+": calls", "us"), append(rows[1], "---", "---")
+		for unit, values := range s.values {
+			if name, ok := strings.CutPrefix(unit, "redis-time-"); ok {
+				cost[name] = max(cost[name], median(values))
+			}
 		}
 	}
-	cost := func(name string) float64 {
-		return max(median(many.values["redis-time-"+name]), median(one.values["redis-time-"+name]))
+	if len(columns) == 0 {
+		return
 	}
-	slices.SortFunc(commands, func(x, y string) int { return cmp.Compare(cost(y), cost(x)) })
-	rows := [][]string{
-		{"command", "calls, 16 in flight", "us", "calls, 1 in flight", "us"},
-		{"---", "---", "---", "---", "---"},
-	}
-	for _, name := range commands {
+	maps.DeleteFunc(cost, func(_ string, us float64) bool { return us < 0.005 })
+	for _, name := range slices.SortedFunc(maps.Keys(cost), func(x, y string) int {
+		return cmp.Or(cmp.Compare(cost[y], cost[x]), strings.Compare(x, y))
+	}) {
 		row := []string{name}
-		for _, s := range []*samples{many, one} {
+		for _, s := range columns {
 			row = append(row, column{unit: "redis-calls-" + name, digits: 3}.cell(s), column{unit: "redis-time-" + name, digits: 2}.cell(s))
 		}
 		rows = append(rows, row)
 	}
-	used := []string{"used_cpu of Redis", "", column{unit: "redis-used-us", digits: 2}.cell(many), "", column{unit: "redis-used-us", digits: 2}.cell(one)}
-	fmt.Print("\nRedis for each stored message (INFO commandstats; a script's time includes its commands)\n\n")
+	used := []string{"used_cpu of Redis"}
+	for _, s := range columns {
+		used = append(used, "", column{unit: "redis-used-us", digits: 2}.cell(s))
+	}
+	fmt.Print("\nRedis for each thing done (INFO commandstats; the time of evalsha includes the script's commands)\n\n")
 	printRows(append(rows, used))
 }
