@@ -4,6 +4,8 @@
 --   emit(ev, ...)    appends an event to the stream, when the caller keeps one
 --   goOnline, goOffline(ctx, user, keys): the change, its event and the word to
 --     the gateways where somebody watches; nothing when the state is so already.
+--     goOnline(..., true) makes no event: Redis lost the state of a user who never
+--     left. Those who watch are told, since its version is of another epoch.
 -- ctx: { ev = key, max = events kept (0: none), off = key, prefix = channels, fresh = epoch }
 local STATE_TTL = 37 * 86400 * 1000
 local function emit(ctx, ...)
@@ -11,21 +13,21 @@ local function emit(ctx, ...)
     redis.call('XADD', ctx.ev, 'MAXLEN', '~', ctx.max, '*', ...)
   end
 end
-local function change(ctx, user, stateKey, watchKey, to)
+local function change(ctx, user, stateKey, watchKey, to, again)
   local epoch, n, state = string.match(redis.call('GET', stateKey) or '', '^(%S+) (%d+) (%S+)')
   if state == to or (not state and to == 'offline') then return end
   epoch, n = epoch or ctx.fresh, int((tonumber(n) or 0) + 1)
   redis.call('SET', stateKey, epoch .. ' ' .. n .. ' ' .. to .. ' ' .. int(now), 'PX', STATE_TTL)
-  emit(ctx, 'type', to, 'user', user, 'version', epoch .. '.' .. n, 'ms', int(now))
+  if not again then emit(ctx, 'type', to, 'user', user, 'version', epoch .. '.' .. n, 'ms', int(now)) end
   local watchers = redis.call('HKEYS', watchKey)
   for i = 1, #watchers do
     redis.pcall(PUBLISH, ctx.prefix .. watchers[i],
       '\1s' .. user .. SEP .. to .. SEP .. epoch .. SEP .. n .. SEP .. int(now))
   end
 end
-local function goOnline(ctx, user, stateKey, watchKey)
+local function goOnline(ctx, user, stateKey, watchKey, again)
   redis.call('ZREM', ctx.off, user)
-  change(ctx, user, stateKey, watchKey, 'online')
+  change(ctx, user, stateKey, watchKey, 'online', again)
 end
 local function goOffline(ctx, user, stateKey, watchKey)
   redis.call('ZREM', ctx.off, user)

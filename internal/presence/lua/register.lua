@@ -111,7 +111,7 @@ local function register(k, a)
     emit(ctx, 'type', 'connect', 'user', user, 'conn', id, 'gateway', gw, 'device', device, 'meta', meta,
       'since', since, 'fence', fence, 'ms', int(now))
   end
-  if #others == 0 then goOnline(ctx, user, stateKey, watchKey) end
+  if #others == 0 then goOnline(ctx, user, stateKey, watchKey, again) end
   return 'o ' .. fence .. ' ' .. position(logKey, streamKey)
 end
 
