@@ -121,7 +121,8 @@ func Numbers(g Group) string { return groupKey(g, "num") }
 // Offlines is the sorted set of users whose grace period runs, by its end in ms.
 func Offlines(g Group) string { return groupKey(g, "off") }
 
-// Tombstones is the hash gateway id -> time its connections began to be reaped.
+// Tombstones is the hash gateway id -> end of the lease after which it was
+// reaped, in ms of Redis TIME.
 func Tombstones(g Group) string { return groupKey(g, "tomb") }
 
 // Snapshots is the hash gateway id -> its last /stats, as JSON.

@@ -26,7 +26,8 @@ local ctx = { ev = KEYS[5], max = tonumber(ARGV[5]), off = KEYS[4], prefix = pre
 if reapAfter ~= '' then
   local till = redis.call('ZSCORE', KEYS[1], gw)
   if quietTime(KEYS[2]) or (till and tonumber(till) + tonumber(reapAfter) > now) then return 'alive' end
-  redis.call('HSET', KEYS[6], gw, int(now))
+  -- The lease leaves with the last entry: without it there is nothing to take.
+  if till then redis.call('HSET', KEYS[6], gw, int(tonumber(till))) end
 end
 
 local removed = 0
