@@ -23,6 +23,7 @@ type ephemeral struct {
 	bytes   int        // guarded by mu
 	busy    bool       // guarded by mu
 	retry   time.Time  // guarded by mu; Redis did not answer: refuse at once until then
+	closed  bool       // guarded by mu; Run is about to return
 
 	// Owned by the worker.
 	batch   []*Message
@@ -56,7 +57,7 @@ func newEphemeral(r *Router) *ephemeral {
 func (e *ephemeral) put(m *Message) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.router.closed.Load() {
+	if e.closed {
 		m.fail(protocol.CodeUnavailable, "gateway is stopping", time.Second)
 		return false
 	}

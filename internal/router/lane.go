@@ -29,6 +29,7 @@ type lane struct {
 	trip    time.Duration // guarded by mu; smoothed length of a call
 	busy    bool          // guarded by mu; a worker runs
 	down    bool          // guarded by mu; Redis did not answer: refuse at once
+	closed  bool          // guarded by mu; Run is about to return
 
 	// Owned by the worker.
 	batch []*Message
@@ -42,7 +43,7 @@ func (l *lane) put(m *Message) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case l.router.closed.Load():
+	case l.closed:
 		m.fail(protocol.CodeUnavailable, "gateway is stopping", time.Second)
 		return false
 	case l.down || l.suspect():

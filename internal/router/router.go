@@ -35,7 +35,6 @@ type Router struct {
 	ctx        context.Context // a Router's lifetime: lanes outlive the Send that woke them
 	cancel     context.CancelFunc
 
-	closed  atomic.Bool
 	running sync.WaitGroup // workers of lanes, joined by Run
 	counts  counts
 }
@@ -102,13 +101,26 @@ func (r *Router) Run(ctx context.Context) error {
 	}
 	receivers.Go(func() { r.watch(ctx) })
 	<-ctx.Done()
-	r.closed.Store(true)
+	r.close()
 	receivers.Wait()
 	idle := time.AfterFunc(time.Duration(r.cfg.Attempts)*r.cfg.Attempt, r.cancel)
 	defer idle.Stop()
 	r.running.Wait()
 	r.cancel()
 	return nil
+}
+
+// close lets no lane take a message any more. When it returns, every message that
+// was taken has its worker, counted in running.
+func (r *Router) close() {
+	for _, l := range r.lanes.all {
+		l.mu.Lock()
+		l.closed = true
+		l.mu.Unlock()
+	}
+	r.ephemeral.mu.Lock()
+	r.ephemeral.closed = true
+	r.ephemeral.mu.Unlock()
 }
 
 // watch refuses what waits behind a call that has been out for too long: with a
@@ -198,7 +210,6 @@ type parcel struct {
 	gateway   protocol.GatewayID
 	payload   []byte
 	receivers int64
-	records   int
 }
 
 // publish sends parcels in one round trip (on Cluster, one for each master) and
