@@ -24,11 +24,7 @@ func benchMessages(t *bed, w messageWork) {
 	var s samples
 	for i := range *benchRounds {
 		e := t.round(echoLoad, "messages", w.args, "")
-		profiled := ""
-		if i == *benchRounds-1 {
-			profiled = w.name
-		}
-		d := t.round(load, "messages", w.args, profiled)
+		d := t.round(load, "messages", w.args, lastOnly(i, w.name))
 		s.addRound(d, e)
 		s.add("gateway-a-us", d.us("a"))
 		s.add("gateway-b-us", d.us("b"))
@@ -39,6 +35,14 @@ func benchMessages(t *bed, w messageWork) {
 		s.add("duplicates", float64(d.total.Repeated))
 	}
 	t.report.take(t.b, w.name, &s)
+}
+
+// lastOnly names the profiles of the last round: taking them disturbs.
+func lastOnly(round int, name string) string {
+	if round < *benchRounds-1 {
+		return ""
+	}
+	return name
 }
 
 // heartbeatWork is a number of heartbeats a second, sent in an open loop over all connections in turn. It matters: how many refreshes
@@ -60,9 +64,9 @@ func benchHeartbeats(t *bed, w heartbeatWork) {
 	var s samples
 	var sent uint64
 	refreshed := t.refreshes()
-	for range *benchRounds {
+	for i := range *benchRounds {
 		e := t.round(echoLoad, "connections", paceArgs{w.rate}, "")
-		d := t.round(load, "connections", paceArgs{w.rate}, "")
+		d := t.round(load, "connections", paceArgs{w.rate}, lastOnly(i, w.name))
 		s.addRound(d, e)
 		s.add("gateway-a-us", 2*d.us("a")) // each heartbeat goes to one of the two
 		s.add("gateway-b-us", 2*d.us("b"))
