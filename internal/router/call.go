@@ -1,6 +1,7 @@
 package router
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,36 @@ type call struct {
 	args      []any
 	addresses map[protocol.Address]int
 	scratch   []byte
+	line      []any // the whole command
+}
+
+// once is a command that the client library doesn't repeat by itself, which it
+// does on Cluster: a repeat that was refused would hide that the first one may
+// have been executed.
+type once struct{ *redis.Cmd }
+
+// NoRetry keeps the library from repeating; it still follows MOVED and ASK.
+func (once) NoRetry() bool { return true }
+
+// run runs the script once.
+func (c *call) run(ctx context.Context, r *Router) (any, error) {
+	reply, err := c.eval(ctx, r, "evalsha", r.sendScript.Hash())
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		return c.eval(ctx, r, "eval", r.sendText)
+	}
+	return reply, err
+}
+
+func (c *call) eval(ctx context.Context, r *Router, name, script string) (any, error) {
+	c.line = append(c.line[:0], name, script, len(c.keys))
+	for _, k := range c.keys {
+		c.line = append(c.line, k)
+	}
+	c.line = append(c.line, c.args...)
+	cmd := redis.NewCmd(ctx, c.line...)
+	cmd.SetFirstKeyPos(3)
+	err := r.lanes.client.Process(ctx, once{cmd})
+	return cmd.Val(), err
 }
 
 // build writes KEYS and ARGV for the lane's batch, as lua/send.lua says.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -46,6 +47,7 @@ type cluster struct {
 	t      *testing.T
 	redis  *gatewaytest.Redis
 	layout keyspace.Layout
+	dialer func(ctx context.Context, network, addr string) (net.Conn, error) // of gateways made while it is set, for their lanes
 }
 
 func newCluster(t *testing.T, r *gatewaytest.Redis) *cluster {
@@ -146,7 +148,7 @@ func (c *cluster) clients() (general, lane redis.UniversalClient) {
 		o.Addrs = []string{u.Host}
 	}
 	l := o
-	l.MaxRetries, l.PoolSize = -1, 2
+	l.MaxRetries, l.DialerRetries, l.PoolSize, l.Dialer = -1, 1, 2, c.dialer
 	if o.IsClusterMode {
 		l.PoolSize = keyspace.Partitions
 	}

@@ -151,11 +151,13 @@ func (l *lane) send() error {
 	began := time.Now()
 	var err error
 	ambiguous := false // an attempt may have been executed
-	for range cfg.Attempts {
+	tried := began
+	for attempt := range cfg.Attempts {
+		l.pause(time.Duration(attempt)*cfg.Attempt/10 - time.Since(tried))
 		ctx, cancel := context.WithTimeout(l.router.ctx, cfg.Attempt)
-		tried := time.Now()
+		tried = time.Now()
 		var reply any
-		reply, err = l.router.sendScript.Run(ctx, l.router.lanes.client, l.call.keys, l.call.args...).Result()
+		reply, err = l.call.run(ctx, l.router)
 		cancel()
 		l.router.counts.calls.Add(1)
 		if err == nil {
@@ -187,6 +189,20 @@ func (l *lane) send() error {
 	return err
 }
 
+// pause lets a moment pass before a repeat: a slot that moves, or a connection
+// that is made anew, takes one.
+func (l *lane) pause(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-l.router.ctx.Done():
+	}
+}
+
 // measure smooths the length of a call over about eight of them.
 func (l *lane) measure(d time.Duration) {
 	l.mu.Lock()
@@ -211,7 +227,7 @@ func (l *lane) probe() {
 		l.batch = l.batch[:0]
 		l.call.build(l)
 		ctx, cancel := context.WithTimeout(l.router.ctx, cfg.Attempt)
-		err := l.router.sendScript.Run(ctx, l.router.lanes.client, l.call.keys, l.call.args...).Err()
+		_, err := l.call.run(ctx, l.router)
 		cancel()
 		if err == nil {
 			return

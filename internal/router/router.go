@@ -31,6 +31,7 @@ type Router struct {
 	ephemeral  *ephemeral
 	deliverers []*deliverer
 	sendScript *redis.Script
+	sendText   string // of sendScript
 	began      time.Time
 	ctx        context.Context // a Router's lifetime: lanes outlive the Send that woke them
 	cancel     context.CancelFunc
@@ -55,13 +56,15 @@ type counts struct {
 	missedPublishes, holes, unreadable, subscriptions atomic.Uint64
 }
 
-// New returns a Router. laneClient must not retry (MaxRetries -1); client serves
-// everything else.
+// New returns a Router. laneClient must not retry (MaxRetries -1, DialerRetries 1):
+// a lane repeats by itself, and tells what was refused from what may have happened.
+// client serves everything else.
 func New(client, laneClient redis.UniversalClient, registry *presence.Registry, cfg Config) *Router {
 	ctx, cancel := context.WithCancel(context.Background())
+	text := cfg.Layout.Script(sendSource)
 	r := &Router{
 		cfg: cfg, registry: registry, client: client, began: time.Now(), ctx: ctx, cancel: cancel,
-		sendScript: redis.NewScript(cfg.Layout.Script(sendSource)),
+		sendScript: redis.NewScript(text), sendText: text,
 	}
 	r.lanes.client = laneClient
 	for _, g := range cfg.Layout.Groups() {

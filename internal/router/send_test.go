@@ -310,7 +310,7 @@ func TestScriptRunTwiceChangesNothing(t *testing.T) {
 		run := func() (string, []Result) {
 			t.Helper()
 			l.call.build(l)
-			reply, err := a.router.sendScript.Run(context.Background(), a.router.lanes.client, l.call.keys, l.call.args...).Result()
+			reply, err := l.call.run(context.Background(), a.router)
 			if err != nil {
 				t.Fatal(err)
 			}
