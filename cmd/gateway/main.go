@@ -204,6 +204,13 @@ func newLogger(cfg gateway.LogConfig, stderr io.Writer) *slog.Logger {
 	if cfg.Format == "text" || cfg.Format == "auto" && isTerminal(stderr) {
 		return slog.New(slog.NewTextHandler(stderr, options))
 	}
+	// "1.5s" rather than a number of nanoseconds, as in the text format.
+	options.ReplaceAttr = func(_ []string, a slog.Attr) slog.Attr {
+		if a.Value.Kind() == slog.KindDuration {
+			a.Value = slog.StringValue(a.Value.Duration().String())
+		}
+		return a
+	}
 	return slog.New(slog.NewJSONHandler(stderr, options))
 }
 
