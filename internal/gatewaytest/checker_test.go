@@ -39,7 +39,13 @@ func TestOnceInOrderSeesEachFault(t *testing.T) {
 		"only stored":         func(from, to *Notes) { from.Acked[1].Status = "stored" },
 		"ack of another":      func(from, to *Notes) { from.Acked[1].ID = "m9" },
 		"ack at wrong offset": func(from, to *Notes) { from.Acked[1].Offset = 9 },
-		"refused":             func(from, to *Notes) { from.Errors = append(from.Errors, Frame{Type: "error"}) },
+		"an error":            func(from, to *Notes) { from.Errors = append(from.Errors, Frame{Type: "error"}) },
+		"stored in disorder": func(from, to *Notes) {
+			a, b := &to.Received[1], &to.Received[2]
+			*a, *b = *b, *a
+			a.Offset, b.Offset = b.Offset, a.Offset
+			from.Acked[1].Offset, from.Acked[2].Offset = from.Acked[2].Offset, from.Acked[1].Offset
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			from, to := record()

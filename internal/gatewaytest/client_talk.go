@@ -89,6 +89,38 @@ func (c *Client) Ack(id string, within time.Duration) (Frame, error) {
 	return found, err
 }
 
+// Settle takes the answer to a message that was sent, and repeats the message with its id, as a client should, for as long
+// as the answer asks for that.
+func (c *Client) Settle(id string, within time.Duration) (Frame, error) {
+	deadline := time.Now().Add(within)
+	for {
+		answer, err := c.Ack(id, time.Until(deadline))
+		if err != nil {
+			return answer, err
+		}
+		if answer.Type == "ack" || !slices.Contains([]string{"overloaded", "unavailable", "unknown"}, answer.CodeText()) {
+			return answer, nil
+		}
+		time.Sleep(time.Duration(answer.Retry) * time.Millisecond)
+		if err := c.Repeat(id); err != nil {
+			return answer, err
+		}
+	}
+}
+
+// Repeat sends a message again that was sent before, and doesn't wait.
+func (c *Client) Repeat(id string) error {
+	c.mu.Lock()
+	i := slices.IndexFunc(c.sent, func(m Sent) bool { return m.ID == id })
+	if i < 0 {
+		c.mu.Unlock()
+		return fmt.Errorf("%s: %s was never sent", c.Name, id)
+	}
+	m := c.sent[i]
+	c.mu.Unlock()
+	return c.Write(object("message", []any{"id", m.ID, "to", m.To, "content", json.RawMessage(m.Content)}))
+}
+
 // Next takes the next frame of a type that was not taken yet.
 func (c *Client) Next(kind string, within time.Duration) (Frame, error) {
 	var found Frame
