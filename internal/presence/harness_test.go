@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -32,7 +33,8 @@ type fleet struct {
 	cfg    Config // of every gateway, without its identity
 
 	gateways []*gateway
-	conns    atomic.Int64 // connection ids given
+	clients  []redis.UniversalClient // of its own, closed with the fleet
+	conns    atomic.Int64            // connection ids given
 }
 
 // newFleet prepares a fleet without gateways. Its durations are a tenth of those in production, so that a lease ends within
@@ -57,6 +59,9 @@ func newFleet(t *testing.T, r *gatewaytest.Redis, tune ...func(*Config)) *fleet 
 		for _, g := range f.gateways {
 			g.stop()
 			g.registry.running.Wait()
+		}
+		for _, c := range f.clients {
+			_ = c.Close()
 		}
 	})
 	return f
@@ -326,7 +331,7 @@ func (f *fleet) ownClient(username, password string) redis.UniversalClient {
 	default:
 		f.t.Fatalf("unknown client %T", shared)
 	}
-	f.t.Cleanup(func() { _ = c.Close() })
+	f.clients = append(f.clients, c)
 	return c
 }
 
@@ -399,20 +404,34 @@ func (f *fleet) wantState(user, want string) {
 type event map[string]string
 
 // events are what happened to a user according to the stream of events, in order.
-func (f *fleet) events(user string) (all []event) {
+func (f *fleet) events(user string) []event {
 	f.t.Helper()
-	entries, err := f.client.XRange(context.Background(), keyspace.Events(f.group(user)), "-", "+").Result()
+	return f.eventsOf(f.group(user))[user]
+}
+
+// allEvents are the events of all users.
+func (f *fleet) allEvents() map[string][]event {
+	f.t.Helper()
+	all := make(map[string][]event)
+	for _, g := range f.cfg.Layout.Groups() {
+		maps.Copy(all, f.eventsOf(g))
+	}
+	return all
+}
+
+func (f *fleet) eventsOf(g keyspace.Group) map[string][]event {
+	f.t.Helper()
+	entries, err := f.client.XRange(context.Background(), keyspace.Events(g), "-", "+").Result()
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	all := make(map[string][]event)
 	for _, x := range entries {
-		if x.Values["user"] == user {
-			e := make(event)
-			for k, v := range x.Values {
-				e[k] = fmt.Sprint(v)
-			}
-			all = append(all, e)
+		e := make(event)
+		for k, v := range x.Values {
+			e[k] = fmt.Sprint(v)
 		}
+		all[e["user"]] = append(all[e["user"]], e)
 	}
 	return all
 }

@@ -56,12 +56,10 @@ func (r *Registry) Run(ctx context.Context) error {
 			g := r.groups[next]
 			next = (next + 1) % len(r.groups)
 			if g.pulsing.CompareAndSwap(false, true) {
-				r.running.Add(1)
-				go func() {
-					defer r.running.Done()
+				r.running.Go(func() {
 					defer g.pulsing.Store(false)
 					r.beat(ctx, g)
-				}()
+				})
 			}
 		}
 	}
@@ -79,18 +77,29 @@ func (r *Registry) Join(ctx context.Context) error {
 }
 
 // Leave gives the leases back, once everything was removed. It waits for the
-// removals that are under way, as long as ctx allows.
+// removals that are under way, as long as ctx allows; Run must still run, since
+// its pulses repeat what Redis didn't take. No pulse takes a lease afterwards.
 func (r *Registry) Leave(ctx context.Context) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for r.removing() > 0 {
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("presence: leaving with %d removals undone: %w", r.removing(), ctx.Err())
-		case <-tick.C:
+	wait := func(busy func() bool) error {
+		for busy() {
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("presence: leaving with %d removals undone: %w", r.removing(), ctx.Err())
+			case <-tick.C:
+			}
 		}
+		return nil
+	}
+	if err := wait(func() bool { return r.removing() > 0 }); err != nil {
+		return err
 	}
 	for _, g := range r.groups {
+		g.left.Store(true)
+		if err := wait(g.pulsing.Load); err != nil {
+			return err
+		}
 		if _, err := r.pulseOnce(ctx, g, "-"); err != nil {
 			return err
 		}
@@ -101,7 +110,7 @@ func (r *Registry) Leave(ctx context.Context) error {
 func (r *Registry) removing() int {
 	n := 0
 	for _, g := range r.groups {
-		n += g.removes.waiting()
+		n += g.removes.unfinished()
 	}
 	return n
 }
@@ -115,6 +124,9 @@ func (r *Registry) snapshot(g *group) string {
 
 // beat is one pulse and what follows from it.
 func (r *Registry) beat(ctx context.Context, g *group) {
+	if g.left.Load() {
+		return
+	}
 	before := g.view.Load()
 	held := g.held.Load()
 	p, err := r.pulseOnce(ctx, g, r.snapshot(g))
@@ -131,8 +143,13 @@ func (r *Registry) beat(ctx context.Context, g *group) {
 		default:
 		}
 	}
-	if len(p.dead) > 0 || len(p.due) > 0 {
-		r.tidy(ctx, g, p)
+	// Beside the pulses: reaping a large gateway takes seconds, and without a pulse
+	// Redis would seem to have been away.
+	if (len(p.dead) > 0 || len(p.due) > 0) && g.tidying.CompareAndSwap(false, true) {
+		r.running.Go(func() {
+			defer g.tidying.Store(false)
+			r.tidy(ctx, g, p)
+		})
 	}
 }
 

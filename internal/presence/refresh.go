@@ -64,9 +64,7 @@ func (r *Registry) flushRefreshes(ctx context.Context) {
 			g.refreshing.Store(false)
 			continue
 		}
-		r.running.Add(1)
-		go func() {
-			defer r.running.Done()
+		r.running.Go(func() {
 			defer g.refreshing.Store(false)
 			for len(b) > 0 {
 				if !r.refreshSome(ctx, g, b) {
@@ -74,7 +72,7 @@ func (r *Registry) flushRefreshes(ctx context.Context) {
 				}
 				b = g.refreshes.take(refreshBatch)
 			}
-		}()
+		})
 	}
 }
 

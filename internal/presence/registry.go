@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -45,8 +44,8 @@ type Registry struct {
 
 	register, refresh, remove, kick, pulse, offline *redis.Script
 
-	running sync.WaitGroup // workers of the batches, joined by Run
-	resync  chan struct{}  // capacity 1: refresh everything now
+	running workers       // joined by Run
+	resync  chan struct{} // capacity 1: refresh everything now
 	calls   calls
 }
 
@@ -64,6 +63,9 @@ type group struct {
 	held    atomic.Int64         // entries the registry should know
 	view    atomic.Pointer[view] // what the last pulse saw
 	pulsing atomic.Bool
+	left    atomic.Bool // the lease was given back: no pulse may take it again
+	// tidying is true while dead gateways are reaped and graces ended.
+	tidying atomic.Bool
 	// refreshing is true while a call with refreshes is in flight.
 	refreshing atomic.Bool
 }

@@ -1,0 +1,403 @@
+package presence
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"chatgate/internal/gatewaytest"
+	"chatgate/internal/keyspace"
+	"chatgate/internal/protocol"
+)
+
+// reaped returns nil when nothing of a gateway is left but its tombstones.
+func (f *fleet) reaped(g *gateway) error {
+	for key, fields := range f.dump() {
+		if strings.HasSuffix(key, "}:tomb") {
+			continue
+		}
+		_, ev := strings.CutSuffix(key, "}:ev")
+		if _, ok := fields[string(g.id)]; ok || !ev && strings.HasSuffix(key, ":own:"+string(g.id)) {
+			return fmt.Errorf("%s still knows %s", key, g.id)
+		}
+		if _, conns := addressOf(key, "c", "u:"); conns {
+			for conn, s := range fields {
+				if l, _, _ := parseEntry(s); l.Gateway == g.id {
+					return fmt.Errorf("%s still has %s on %s", key, conn, g.id)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// leaseEnd is when a gateway's lease ends in the group of a user, by Redis' clock in ms.
+func (f *fleet) leaseEnd(g *gateway, user string) int64 {
+	f.t.Helper()
+	score, err := f.client.ZScore(context.Background(), keyspace.Leases(f.group(user)), string(g.id)).Result()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return int64(score)
+}
+
+// A gateway is killed. From the end of its lease on nobody counts what it held, neither for presence nor for sending,
+// though it is all still there.
+func TestAKilledGatewayIsNotCountedAfterItsLease(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r, func(c *Config) { c.ReapAfter = time.Hour })
+		a, b := f.gateway("a"), f.gateway("b")
+		phone, desktop := b.connect("alice", "phone"), a.connect("alice", "desktop")
+		bobs := b.connect("bob", "")
+		f.wantAt("alice", phone, desktop)
+		b.stop()
+		if a.at("bob", bobs) == nil {
+			// Until then it counts, for all anyone knows.
+			f.eventually(func() error { return a.at("bob") })
+		}
+		f.wantAt("alice", desktop)
+		holding, err := a.registry.Holders(context.Background(), "u:alice", "u:bob")
+		if err != nil || !slices.Equal(holding[0], []Holding{{a.id, 1}}) || len(holding[1]) != 0 {
+			t.Errorf("holders: %v, %v", holding, err)
+		}
+		if _, ok := f.dump()[keyspace.Conns("bob")][string(bobs.Conn)]; !ok {
+			t.Error("the entry is gone before its time")
+		}
+	})
+}
+
+// A gateway with many connections is killed, and two survivors notice at once. Each connection gets exactly one disconnect
+// event, not before lease and patience are over, and nothing of the gateway is left but a tombstone.
+func TestAKilledGatewayIsReapedOnceByWhoeverComesFirst(t *testing.T) {
+	for name, survivors := range map[string]int{"one survivor": 1, "two survivors": 2} {
+		t.Run(name, func(t *testing.T) {
+			gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+				f := newFleet(t, r, withEvents)
+				dying := f.gateway("dying", func(c *Config) { c.Snapshot = func() []byte { return []byte(`{"connections":400}`) } })
+				var alive []*gateway
+				for i := range survivors {
+					alive = append(alive, f.gateway(fmt.Sprint("alive", i)))
+				}
+				names := users(400)
+				entries := dying.connectMany(names...)
+				stays := alive[0].connect(names[7], "")
+				if err := f.client.HSet(context.Background(), keyspace.Numbers(f.group("x")), string(dying.id), 17).Err(); err != nil {
+					t.Fatal(err)
+				}
+				dying.stop()
+				ends := make(map[string]int64)
+				for _, user := range names {
+					ends[user] = f.leaseEnd(dying, user)
+				}
+
+				f.eventually(func() error { return f.reaped(dying) })
+				all := f.allEvents()
+				for i, user := range names {
+					var ms []int64
+					for _, e := range all[user] {
+						if e["type"] == "disconnect" && e["conn"] == string(entries[i].Conn) {
+							at, _ := strconv.ParseInt(e["ms"], 10, 64)
+							ms = append(ms, at)
+							if e["cause"] != "gateway_lost" || e["gateway"] != string(dying.id) {
+								t.Errorf("%s: %v", user, e)
+							}
+						}
+					}
+					if len(ms) != 1 || ms[0] < ends[user]+f.cfg.ReapAfter.Milliseconds() {
+						t.Fatalf("%s: disconnected at %v, the lease ended at %d", user, ms, ends[user])
+					}
+					if i%50 == 0 && i != 7 {
+						f.wantStory(user, "connect online disconnect offline")
+					}
+				}
+				f.wantAt(names[7], stays)
+				f.wantStory(names[7], "connect online connect disconnect")
+				if tomb := f.dump()[keyspace.Tombstones(f.group(names[0]))][string(dying.id)]; tomb != strconv.FormatInt(ends[names[0]], 10) {
+					t.Errorf("tombstone %q, want the end of the lease, %d", tomb, ends[names[0]])
+				}
+				n := uint64(0)
+				for _, g := range alive {
+					n += g.registry.Stats().Reaped
+				}
+				if n != 400 {
+					t.Errorf("the survivors count %d reaped", n)
+				}
+			})
+		})
+	}
+}
+
+// A gateway stands still for so long that it is reaped, and runs on. It is told for each connection that it lost it, and
+// what registers there from then on is as good as anywhere.
+func TestAPausedGatewayIsToldThatItWasReaped(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r, withEvents)
+		a, b := f.gateway("a"), f.gateway("b")
+		lost := b.connectMany("alice", "bob", "carol")
+		b.stop()
+		f.eventually(func() error { return f.reaped(b) })
+		moved := a.connect("alice", "")
+		b.run()
+		for _, e := range lost {
+			if v := b.wantVerdict(e); !v.Reaped || v.Fence != e.Fence() {
+				t.Errorf("%s was told %+v", e.User, v)
+			}
+		}
+		fresh := b.connect("bob", "")
+		f.wantAt("alice", moved)
+		f.wantAt("bob", fresh)
+		f.wantAt("carol")
+		b.registry.Refresh(fresh)
+		f.wantSound()
+		if v, told := b.verdict(fresh); told {
+			t.Errorf("the new connection was told %+v", v)
+		}
+		f.wantStory("alice", "connect online disconnect connect") // within the grace
+	})
+}
+
+// Paused for less than that, a gateway goes on as if nothing had been.
+func TestAGatewayPausedPastItsLeaseButNotReapedKeepsAll(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r, withEvents, func(c *Config) { c.ReapAfter = time.Hour })
+		a, b := f.gateway("a"), f.gateway("b")
+		e := b.connect("alice", "")
+		b.stop()
+		f.eventually(func() error { return a.at("alice") })
+		b.run()
+		f.wantAt("alice", e)
+		f.wantStory("alice", "connect online")
+		if v, told := b.verdict(e); told {
+			t.Errorf("told %+v", v)
+		}
+	})
+}
+
+// A gateway that comes back while it is being reaped keeps what was not taken yet.
+func TestReapingStopsWhenTheGatewayIsBack(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r)
+		a := f.prepare("a")
+		b := f.prepare("b")
+		ctx, g := context.Background(), b.registry.groupOf("alice")
+		if _, err := a.registry.pulseOnce(ctx, g, ""); err != nil {
+			t.Fatal(err)
+		}
+		e := b.connect("alice", "")
+		f.eventually(func() error { // judged dead by a
+			p, err := a.registry.pulseOnce(ctx, g, "")
+			if err == nil && !slices.Contains(p.dead, b.id) {
+				err = fmt.Errorf("dead are %v", p.dead)
+			}
+			return err
+		})
+		if _, err := b.registry.pulseOnce(ctx, g, ""); err != nil {
+			t.Fatal(err)
+		}
+		if a.registry.reapSome(ctx, g, b.id) {
+			t.Error("there is more to reap")
+		}
+		if err := a.at("alice", e); err != nil {
+			t.Error(err)
+		}
+		if n := a.registry.Stats().Reaped; n != 0 {
+			t.Errorf("%d reaped", n)
+		}
+	})
+}
+
+// slow delays every call of one script.
+type slow struct {
+	script *redis.Script
+	by     time.Duration
+}
+
+func (*slow) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (*slow) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (s *slow) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() == "evalsha" && fmt.Sprint(cmd.Args()[1]) == s.script.Hash() {
+			<-time.After(s.by)
+		}
+		return next(ctx, cmd)
+	}
+}
+
+// A large gateway takes its survivor seconds to reap. Meanwhile the survivor goes on pulsing: if it stopped, Redis would
+// seem to have been away, reaping would stop, and its own lease would end.
+func TestReapingHoldsNoPulseUp(t *testing.T) {
+	for _, kind := range []gatewaytest.Kind{gatewaytest.Embedded, gatewaytest.Standalone} {
+		t.Run(string(kind), func(t *testing.T) {
+			f := newFleet(t, gatewaytest.Shared(t, kind), func(c *Config) { c.Pulse, c.Lease = 250*time.Millisecond, time.Second })
+			b := f.gateway("b")
+			b.connectMany(users(1000)...)
+			f.client = f.ownClient("", "")
+			a := f.gateway("a")
+			f.client.AddHook(&slow{a.registry.remove, 200 * time.Millisecond})
+			b.stop()
+			f.eventually(func() error { return wantReaped(a, 1) })
+			began := time.Now()
+			f.eventually(func() error {
+				if v := a.registry.groups[0].view.Load(); v.quiet != 0 || time.Since(v.at) > f.cfg.Lease {
+					t.Fatalf("the last pulse was %v ago, quiet time until %d", time.Since(v.at), v.quiet)
+				}
+				return wantReaped(a, 1000)
+			})
+			if d := time.Since(began); d < f.cfg.Pulse {
+				t.Errorf("reaped within %v: this proves nothing", d)
+			}
+		})
+	}
+}
+
+func wantReaped(g *gateway, atLeast uint64) error {
+	if n := g.registry.Stats().Reaped; n < atLeast {
+		return fmt.Errorf("%s reaped %d", g.id, n)
+	}
+	return nil
+}
+
+// The snapshots of all gateways are there for whoever asks; that of a killed one says it is dead until it is reaped.
+func TestSnapshotsTellWhoIsDead(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r, func(c *Config) { c.ReapAfter = time.Second })
+		says := func(s string) func(*Config) {
+			return func(c *Config) { c.Snapshot = func() []byte { return []byte(s) } }
+		}
+		a, b := f.gateway("a", says(`{"a":1}`)), f.gateway("b", says(`{"b":1}`))
+		cluster := func(dead ...protocol.GatewayID) error {
+			all, d, err := a.registry.Cluster(context.Background())
+			if err == nil && (len(all) != 2 || all[a.id] != `{"a":1}` || all[b.id] != `{"b":1}` || !slices.Equal(d, dead)) {
+				err = fmt.Errorf("%v, dead %v", all, d)
+			}
+			return err
+		}
+		f.eventually(func() error { return cluster() })
+		b.stop()
+		f.eventually(func() error { return cluster(b.id) })
+		f.eventually(func() error {
+			if all, _, err := a.registry.Cluster(context.Background()); err != nil || len(all) != 1 {
+				return fmt.Errorf("%v, %v", all, err)
+			}
+			return nil
+		})
+	})
+}
+
+// A gateway that leaves gives its lease back with everything else, though its pulses go on until it ends.
+func TestAGatewayThatLeftIsGone(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r, withEvents)
+		a, b := f.gateway("a"), f.gateway("b", func(c *Config) { c.Pulse = 20 * time.Millisecond })
+		for _, e := range b.connectMany(users(100)...) {
+			b.disconnect(e)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := b.registry.Leave(ctx); err != nil {
+			t.Fatal(err)
+		}
+		now := time.Now().UnixMilli()
+		for key, fields := range f.dump() {
+			if _, conns := addressOf(key, "c", "u:"); conns || strings.HasSuffix(key, ":own:"+string(b.id)) {
+				t.Errorf("%s is left", key)
+			}
+			if end, _ := strconv.ParseInt(fields[string(b.id)], 10, 64); strings.HasSuffix(key, "}:lease") && end > now {
+				t.Errorf("%s runs on for %d ms", key, end-now)
+			}
+		}
+		f.throughout(300*time.Millisecond, func() error {
+			for _, g := range f.cfg.Layout.Groups() {
+				if end, err := f.client.ZScore(ctx, keyspace.Leases(g), string(b.id)).Result(); err == nil && int64(end) > now {
+					return fmt.Errorf("it took a lease again, of %s, until %v", g, end)
+				}
+			}
+			return nil
+		})
+		b.stop()
+		f.eventually(func() error { return f.reaped(b) })
+		if n := a.registry.Stats().Reaped; n != 0 {
+			t.Errorf("%d connections were left to be reaped", n)
+		}
+	})
+}
+
+// Removals that are on their way to Redis count as undone.
+func TestLeavingWaitsForRemovalsUnderWay(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r)
+		f.client = f.ownClient("", "")
+		a := f.gateway("a")
+		f.client.AddHook(&slow{a.registry.remove, 300 * time.Millisecond})
+		a.disconnect(a.connect("alice", ""))
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := a.registry.Leave(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if fields := f.dump()[keyspace.Conns("alice")]; len(fields) != 0 {
+			t.Errorf("left behind: %v", fields)
+		}
+		a.stop()
+	})
+}
+
+// A gateway that can't say goodbye doesn't hang.
+func TestLeavingGivesUpWhenRedisIsAway(t *testing.T) {
+	onRealRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r, func(c *Config) { c.Timeout = 100 * time.Millisecond })
+		a := f.gateway("a")
+		e := a.connect("alice", "")
+		if err := r.Pause(); err != nil {
+			t.Fatal(err)
+		}
+		a.disconnect(e)
+		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+		defer cancel()
+		if err := a.registry.Leave(ctx); err == nil {
+			t.Error("left without a word")
+		}
+		if err := r.Resume(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// Sockets end until the very last moment, also while Run waits for its workers.
+func TestConnectionsMayComeAndGoWhileRunEnds(t *testing.T) {
+	f := newFleet(t, gatewaytest.Shared(t, gatewaytest.Embedded))
+	a := f.gateway("a")
+	for range 20 {
+		stop, stopped := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(stopped)
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					e := a.entry("alice", "")
+					if _, err := a.registry.Register(context.Background(), e); err != nil {
+						t.Error(err)
+					}
+					a.registry.Remove(e, "client_close")
+				}
+			}
+		}()
+		f.outlast(5 * time.Millisecond)
+		a.stop()
+		a.run()
+		close(stop)
+		<-stopped
+	}
+}
