@@ -75,7 +75,7 @@ func TestGatewayWhoseLeaseIsOverCountsAsNotReached(t *testing.T) {
 // Redis forbids publishing: messages are stored all the same, and nobody is said to have got them. Publishing is allowed again: the
 // receiver's gateway sees by the channel's number that it missed something.
 func TestForbiddenPublishIsOnlyStored(t *testing.T) {
-	for _, kind := range []gatewaytest.Kind{gatewaytest.Standalone, gatewaytest.Cluster, gatewaytest.Sentinel} {
+	for _, kind := range realKinds {
 		t.Run(string(kind), func(t *testing.T) {
 			r := gatewaytest.Shared(t, kind)
 			net := newCluster(t, r)

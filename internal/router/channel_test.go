@@ -244,7 +244,7 @@ func TestStarvedSubscriptionIsMadeAnew(t *testing.T) {
 // Somebody cuts every subscription, again and again. They are made anew within moments; what was published in between is missed by its
 // number or by the hole it leaves, and what comes afterwards comes in order.
 func TestCutSubscriptionsAreMadeAnew(t *testing.T) {
-	for _, kind := range real {
+	for _, kind := range realKinds {
 		t.Run(string(kind), func(t *testing.T) {
 			r := gatewaytest.Shared(t, kind)
 			net := newCluster(t, r)

@@ -29,7 +29,7 @@ const unknownWithin = time.Second + 500*time.Millisecond
 // message is answered exactly once. Redis goes on: so do the gateways, nobody restarts anything, and offsets have no holes. What was
 // unknown is repeated with its id and gets its place, once.
 func TestRedisThatHangs(t *testing.T) {
-	for _, kind := range real {
+	for _, kind := range realKinds {
 		t.Run(string(kind), func(t *testing.T) {
 			r := gatewaytest.Shared(t, kind)
 			net := newCluster(t, r)

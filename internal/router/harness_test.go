@@ -42,6 +42,9 @@ func (quiet) Printf(context.Context, string, ...any) {}
 // patience is how long a test waits for what must happen.
 const patience = 20 * time.Second
 
+// realKinds are the kinds with a redis-server behind them: only those tell a history line.
+var realKinds = []gatewaytest.Kind{gatewaytest.Standalone, gatewaytest.Cluster, gatewaytest.Sentinel}
+
 // A cluster is what the gateways of one test have in common.
 type cluster struct {
 	t      *testing.T

@@ -1,0 +1,122 @@
+//go:build !race
+
+package router
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"testing"
+
+	"chatgate/internal/protocol"
+)
+
+// join makes a user live whose client takes what it gets without looking at it: a client that parses would allocate in the same process.
+func (b *bench) join(user protocol.UserID) {
+	b.t.Helper()
+	nc, err := net.Dial("tcp", b.g.server.Listener.Addr().String())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { nc.Close() })
+	fmt.Fprintf(nc, "GET /?held=1&user=%s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", user)
+	answer, err := http.ReadResponse(bufio.NewReaderSize(nc, 16), nil)
+	if err != nil || answer.StatusCode != http.StatusSwitchingProtocols {
+		b.t.Fatalf("handshake: %v, %v", answer, err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, nc) }()
+	a := <-b.g.arrivals
+	b.do(command{kind: commandAttach, address: a.address(), conn: a.conn})
+	done := make(chan struct{})
+	b.do(command{kind: commandLive, address: a.address(), conn: a.conn, at: protocol.Position{Epoch: "e1"}, frame: []byte(`{}`), done: done})
+	<-done
+	b.out.Flush()
+}
+
+// deliverMessage builds a frame once and appends it to each member's outbox: ten members cost no more allocations than one, and a
+// message none at all but what an outbox needs to grow, which the pool gives.
+func TestDeliverMessageAllocatesNothingForEachMember(t *testing.T) {
+	b := newBench(t)
+	users := map[protocol.UserID]int{"one": 1, "ten": 10, "fifty": 50}
+	for user, members := range users {
+		for range members {
+			b.join(user)
+		}
+	}
+	got := make(map[protocol.UserID]float64)
+	for user := range users {
+		offset := uint64(0)
+		rec := protocol.Record{Address: protocol.UserAddress(user), Epoch: "e1", Frame: `{"type":"message","id":"m","from":"alice","to":"bob","content":"hi","ts":1`}
+		run := func() {
+			offset++
+			rec.Offset = offset
+			b.deliverMessage(&rec)
+			b.out.Flush()
+		}
+		run()
+		got[user] = testing.AllocsPerRun(100, run)
+	}
+	for user, allocations := range got {
+		if allocations != got["one"] || allocations != 0 {
+			t.Errorf("%d members: %v allocations for a message, 1 member: %v, want none", users[user], allocations, got["one"])
+		}
+	}
+}
+
+// A signal costs nothing for each member either.
+func TestDeliveredSignalAllocatesNothingForEachMember(t *testing.T) {
+	b := newBench(t)
+	for range 10 {
+		b.join("bob")
+	}
+	rec := protocol.Record{Address: "u:bob", Frame: `{"type":"message","id":"t","from":"alice","to":"bob","content":"typing","ts":1,"ephemeral":true`}
+	run := func() {
+		b.deliverMessage(&rec)
+		b.out.Flush()
+	}
+	run()
+	if n := testing.AllocsPerRun(100, run); n != 0 {
+		t.Errorf("%v allocations for a signal to ten members, want none", n)
+	}
+}
+
+// An envelope is taken apart without a copy: its messages cost no allocation, whatever their number.
+func TestOpeningAnEnvelopeAllocatesNothing(t *testing.T) {
+	b := newBench(t)
+	b.join("bob")
+	var records []string
+	for i := range 64 {
+		records = append(records, record("nobody"+protocol.UserID(strconv.Itoa(i)), "e1", 1))
+	}
+	envelope := envelopeOf(1, records...)
+	if n := testing.AllocsPerRun(100, func() { b.open(envelope) }); n != 0 {
+		t.Errorf("%v allocations for an envelope of 64 messages, want none", n)
+	}
+	if n := b.g.router.Stats().Unheld; n != 101*64 {
+		t.Errorf("%d messages were looked at, want %d", n, 101*64)
+	}
+}
+
+// What the lane computes for a message reuses the message's own buffers.
+func TestPreparingAMessageAllocatesNothing(t *testing.T) {
+	m := &Message{From: "alice", ID: []byte("m1"), Content: []byte(`"hi"`), Ts: 1795309124904}
+	var scratch []byte
+	run := func() { scratch = m.prepare(scratch, 7) }
+	run()
+	if n := testing.AllocsPerRun(100, run); n != 0 {
+		t.Errorf("%v allocations, want none", n)
+	}
+	var r Result
+	line := fmt.Sprintf("r 0123456789a 42 3 %d", m.Ts)
+	if n := testing.AllocsPerRun(100, func() {
+		if err := r.parse(line); err != nil {
+			t.Error(err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations for reading a result, want none", n)
+	}
+}
