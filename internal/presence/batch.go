@@ -53,12 +53,17 @@ func (b *batch[T]) drain() []T {
 	return items
 }
 
-// park sets items aside until release, together with all that waits.
-func (b *batch[T]) park(items []T) {
+// park sets items aside until release, together with all that waits. It keeps the
+// first ones up to limit.
+func (b *batch[T]) park(items []T, limit int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.parked = append(append(b.parked, items...), b.pending...)
 	b.pending = nil
+	if len(b.parked) > limit {
+		clear(b.parked[limit:])
+		b.parked = b.parked[:limit]
+	}
 }
 
 // release puts parked items to work again.

@@ -9,8 +9,10 @@
 // a client is told (handler).
 //
 // Goroutines: Run owns the pulse and the refresh window, and joins what it
-// started. A batch of registrations or removals has one worker for each group
-// while there is work; it ends when its queue is empty.
+// started. Beside the pulse, one goroutine for each group ends graces, reaps dead
+// gateways and takes out ghosts, while there are any. A batch of registrations or
+// removals has one worker for each group while there is work; it ends when its
+// queue is empty.
 //
 // Locks: each queue has one mutex, a leaf, never held across a call to Redis.
 // What the pulses saw is published as immutable values through atomics.

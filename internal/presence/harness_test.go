@@ -53,15 +53,17 @@ func newFleet(t *testing.T, r *gatewaytest.Redis, tune ...func(*Config)) *fleet 
 		change(&f.cfg)
 	}
 	t.Cleanup(func() {
-		if !t.Failed() {
-			f.wantSound()
-		}
 		for _, g := range f.gateways {
 			g.stop()
 			g.registry.running.Wait()
 		}
 		for _, c := range f.clients {
 			_ = c.Close()
+		}
+	})
+	t.Cleanup(func() {
+		if !t.Failed() {
+			f.wantSound()
 		}
 	})
 	return f

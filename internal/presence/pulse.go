@@ -49,7 +49,7 @@ func (r *Registry) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-r.resync:
-			r.refreshAll()
+			r.refreshStale()
 		case <-refreshes.C:
 			r.flushRefreshes(ctx)
 		case <-pulses.C:
@@ -128,24 +128,22 @@ func (r *Registry) beat(ctx context.Context, g *group) {
 		return
 	}
 	before := g.view.Load()
-	held := g.held.Load()
+	held, known := g.held.Load(), g.known()
 	p, err := r.pulseOnce(ctx, g, r.snapshot(g))
 	if err != nil {
 		return
 	}
 	g.removes.release()
 	// A connection that came or went during the call may be counted on one side
-	// only, so the smaller of both is compared; a false alarm costs one refresh
-	// of each entry, nothing else.
+	// only, so what is held is compared before and after; a false alarm costs one
+	// refresh of each entry of the group, or one look at them, nothing else.
 	if p.own < min(held, g.held.Load()) || before != nil && before.line != p.line {
-		select {
-		case r.resync <- struct{}{}:
-		default:
-		}
+		r.refreshGroup(g)
 	}
+	p.ghosts = p.own > max(known, g.known())
 	// Beside the pulses: reaping a large gateway takes seconds, and without a pulse
 	// Redis would seem to have been away.
-	if (len(p.dead) > 0 || len(p.due) > 0) && g.tidying.CompareAndSwap(false, true) {
+	if (len(p.dead) > 0 || len(p.due) > 0 || p.ghosts) && g.tidying.CompareAndSwap(false, true) {
 		r.running.Go(func() {
 			defer g.tidying.Store(false)
 			r.tidy(ctx, g, p)
@@ -159,6 +157,14 @@ type pulsed struct {
 	own  int64
 	dead []protocol.GatewayID
 	due  []protocol.UserID
+	// ghosts says that the registry has more of this gateway than there can be.
+	ghosts bool
+}
+
+// known is the most that the registry may have of this gateway: what it holds,
+// what is being registered, and what is not removed yet.
+func (g *group) known() int64 {
+	return g.held.Load() + int64(g.registers.unfinished()+g.removes.unfinished())
 }
 
 func (r *Registry) pulseOnce(ctx context.Context, g *group, snapshot string) (pulsed, error) {

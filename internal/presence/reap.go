@@ -3,7 +3,6 @@ package presence
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/redis/go-redis/v9"
 
@@ -14,10 +13,13 @@ import (
 // reapBatch is how many entries of a dead gateway one call takes out.
 const reapBatch = 100
 
-// tidy ends grace periods and reaps dead gateways. Every survivor does this
-// after each pulse that names somebody; nobody is elected, and the scripts check
-// again, so it doesn't matter how many do it at once.
+// tidy ends grace periods, reaps dead gateways and takes out ghosts. Every
+// survivor does this after each pulse that names somebody; nobody is elected, and
+// the scripts check again, so it doesn't matter how many do it at once.
 func (r *Registry) tidy(ctx context.Context, g *group, p pulsed) {
+	if p.ghosts {
+		r.takeOutGhosts(ctx, g)
+	}
 	if len(p.due) > 0 {
 		r.endGrace(ctx, g, p.due)
 	}
@@ -41,9 +43,7 @@ func (r *Registry) endGrace(ctx context.Context, g *group, users []protocol.User
 // reapSome takes one batch of a dead gateway's entries out, and reports whether
 // there is more to do.
 func (r *Registry) reapSome(ctx context.Context, g *group, gw protocol.GatewayID) bool {
-	rctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
-	defer cancel()
-	fields, _, err := r.client.HScan(rctx, keyspace.Own(g.name, gw), 0, "", reapBatch).Result()
+	fields, _, err := r.scanOwn(ctx, g, gw, 0)
 	if err != nil {
 		return false
 	}
@@ -57,13 +57,12 @@ func (r *Registry) reapSome(ctx context.Context, g *group, gw protocol.GatewayID
 		r.cfg.EventsKept, r.cfg.ReapAfter.Milliseconds(),
 	}
 	for i := 0; i+1 < len(fields); i += 2 {
-		// own: fence, user, since, device, meta
-		f := strings.SplitN(fields[i+1], "\x1f", 3)
-		if len(f) < 3 {
+		fence, user, ok := parseOwned(fields[i+1])
+		if !ok {
 			continue
 		}
-		keys = append(keys, userKeys(protocol.UserID(f[1]))...)
-		args = append(args, fields[i], f[0], f[1], "gateway_lost", "")
+		keys = append(keys, userKeys(user)...)
+		args = append(args, fields[i], fence, string(user), "gateway_lost", "")
 	}
 	v, err := r.run(ctx, r.remove, keys, args)
 	if err != nil {

@@ -43,11 +43,27 @@ func (r *Registry) Refresh(e *Entry) {
 	q.mu.Unlock()
 }
 
-// refreshAll queues every entry this gateway holds, so that the registry hears
-// of those it lost.
-func (r *Registry) refreshAll() {
+// refreshGroup asks for a refresh of every entry of the group, so that the
+// registry hears of those it lost.
+func (r *Registry) refreshGroup(g *group) {
+	g.stale.Store(true)
+	select {
+	case r.resync <- struct{}{}:
+	default:
+	}
+}
+
+// refreshStale queues the entries of the groups that asked for it. Run calls it:
+// one walk over all connections serves all groups.
+func (r *Registry) refreshStale() {
+	stale := make([]bool, len(r.groups))
+	for i, g := range r.groups {
+		stale[i] = g.stale.Swap(false)
+	}
 	r.cfg.Each(func(e *Entry) bool {
-		r.Refresh(e)
+		if stale[r.groupOf(e.User).index] {
+			r.Refresh(e)
+		}
 		return true
 	})
 }

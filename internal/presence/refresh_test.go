@@ -143,17 +143,7 @@ func TestARefreshIsAnsweredForEachConnection(t *testing.T) {
 			t.Fatal(n, err)
 		}
 		ctx := context.Background()
-		forget := func(e *Entry) {
-			for _, key := range []string{keyspace.Conns(e.User), keyspace.Holders(protocol.UserAddress(e.User)), keyspace.State(e.User)} {
-				if err := f.client.Del(ctx, key).Err(); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if err := f.client.HDel(ctx, keyspace.Own(f.group(string(e.User)), a.id), string(e.Conn)).Err(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		forget(absent)
+		f.lose(absent)
 		a.obeys = false
 		ask := func(entries ...*Entry) {
 			if !a.registry.refreshSome(ctx, a.registry.groupOf(entries[0].User), entries) {
@@ -167,7 +157,7 @@ func TestARefreshIsAnsweredForEachConnection(t *testing.T) {
 		f.eventually(func() error { return a.at(mates[3], absent) })
 
 		// Now with a tombstone: what isn't there was reaped.
-		forget(reaped)
+		f.lose(reaped)
 		if err := f.client.HSet(ctx, keyspace.Tombstones(f.group(mates[2])), string(a.id), 1).Err(); err != nil {
 			t.Fatal(err)
 		}
@@ -183,6 +173,20 @@ func TestARefreshIsAnsweredForEachConnection(t *testing.T) {
 		a.disconnect(reaped)
 		a.disconnect(marked)
 	})
+}
+
+// lose undoes the registration of a user's only connection, as a failover to a replica does that had not heard of it.
+func (f *fleet) lose(e *Entry) {
+	f.t.Helper()
+	ctx := context.Background()
+	for _, key := range []string{keyspace.Conns(e.User), keyspace.Holders(protocol.UserAddress(e.User)), keyspace.State(e.User)} {
+		if err := f.client.Del(ctx, key).Err(); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	if err := f.client.HDel(ctx, keyspace.Own(f.group(string(e.User)), f.holder(e).id), string(e.Conn)).Err(); err != nil {
+		f.t.Fatal(err)
+	}
 }
 
 // partitionMates are users of one partition.

@@ -45,7 +45,7 @@ type Registry struct {
 	register, refresh, remove, kick, pulse, offline *redis.Script
 
 	running workers       // joined by Run
-	resync  chan struct{} // capacity 1: refresh everything now
+	resync  chan struct{} // capacity 1: a group is stale
 	calls   calls
 }
 
@@ -66,8 +66,13 @@ type group struct {
 	left    atomic.Bool // the lease was given back: no pulse may take it again
 	// tidying is true while dead gateways are reaped and graces ended.
 	tidying atomic.Bool
+	// stale says that the registry may have lost entries of the group.
+	stale atomic.Bool
 	// refreshing is true while a call with refreshes is in flight.
 	refreshing atomic.Bool
+
+	// Owned by tidy, of which one runs at a time.
+	strays map[protocol.ConnID]stray // what takeOutGhosts found last time
 }
 
 // calls counts what the registry did, for metrics.
@@ -266,13 +271,12 @@ func parseRegistration(line string) (Registration, error) {
 type departure struct {
 	entry *Entry
 	cause string
-	tries int
 }
 
 // Remove takes a connection out of the registry, in the background; cause is
 // stamped on its disconnect event. An entry that was never registered is left
-// alone. What Redis doesn't take within a few tries is found by the pulse, when
-// the index says more than is held, or reaped with this gateway.
+// alone. What Redis doesn't take is found by the pulse, when the index says more
+// than is held, or reaped with this gateway.
 func (r *Registry) Remove(e *Entry, cause string) {
 	before := e.life.Swap(entryGone)
 	if before == entryGone {
@@ -307,20 +311,15 @@ func (r *Registry) runRemoves(g *group, b []*departure) {
 }
 
 // retryRemoves puts departures back while Redis is away. They wait for the next
-// pulse that succeeds rather than for a timer, so an outage costs nothing.
+// pulse that succeeds rather than for a timer, so an outage costs nothing. It may
+// be long, and clients try again and again: what is too many is forgotten here
+// and found later as a ghost.
 func (r *Registry) retryRemoves(g *group, b []*departure) {
-	kept := b[:0]
-	for _, d := range b {
-		if d.tries++; d.tries <= maxRemoveTries {
-			kept = append(kept, d)
-		}
-	}
-	g.removes.park(kept)
+	g.removes.park(b, max(256, maxParked/len(r.groups)))
 }
 
-// maxRemoveTries bounds how often a removal is put back; past it the entry ends
-// with its TTL.
-const maxRemoveTries = 100
+// maxParked bounds the removals that wait for Redis, a few MB.
+const maxParked = 16384
 
 func (r *Registry) removeKeys(g *group, owner protocol.GatewayID) []string {
 	return []string{
