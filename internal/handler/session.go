@@ -45,7 +45,7 @@ func (s *session) handle(data []byte) {
 		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeNotRegistered, Message: "register first"})
 		return
 	}
-	s.bad = 0
+	bad := s.bad
 	switch f.Type {
 	case protocol.TypeRegister:
 		s.register(f)
@@ -59,6 +59,9 @@ func (s *session) handle(data []byte) {
 		s.refuse(&protocol.ReplyError{
 			ID: string(f.ID), Code: protocol.CodeUnknownType, Message: f.Type.String() + ": not served by this gateway",
 		})
+	}
+	if s.bad == bad {
+		s.bad = 0 // this one was good
 	}
 	s.refresh(false)
 }
@@ -174,6 +177,9 @@ var messages = sync.Pool{New: func() any { return new(router.Message) }}
 
 func (s *session) message(f *protocol.Frame) {
 	h := s.handler
+	if !s.allow(f, 1) {
+		return
+	}
 	if f.Room != nil {
 		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeNotJoined, Message: "room: not joined"})
 		return
@@ -182,7 +188,7 @@ func (s *session) message(f *protocol.Frame) {
 		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeBadRequest, Message: "copy: not served by this gateway"})
 		return
 	}
-	if !s.allow(f, 1) || !s.conn.Acquire() {
+	if !s.conn.Acquire() {
 		return
 	}
 	m := messages.Get().(*router.Message)
