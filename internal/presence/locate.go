@@ -32,8 +32,8 @@ type Whereabouts struct {
 	Locations []Location
 	// Version of the user's online state, "epoch.n"; empty when never seen.
 	Version string
-	// LastSeen is when the user went offline, ms since 1970; 0 when online or
-	// never seen.
+	// LastSeen is when the user went offline, ms since 1970; 0 when online, while
+	// the grace runs, or when never seen.
 	LastSeen int64
 }
 
@@ -93,7 +93,7 @@ func (r *Registry) whereabouts(u protocol.UserID, conns map[string]string, state
 	}
 	if f := strings.Split(state, " "); len(f) == 4 {
 		w.Version = f[0] + "." + f[1]
-		if len(w.Locations) == 0 {
+		if len(w.Locations) == 0 && f[2] == "offline" {
 			w.LastSeen, _ = strconv.ParseInt(f[3], 10, 64)
 		}
 	}

@@ -1,6 +1,7 @@
 -- Online and offline, once for the whole cluster. Needs clock and entry.
 -- The state key holds "epoch n state ms": n grows by one with every change, in an
--- epoch that is random and lasts as long as the key.
+-- epoch that is random and lasts as long as the key: while the user is online, and
+-- some weeks longer.
 --   emit(ev, ...)    appends an event to the stream, when the caller keeps one
 --   goOnline, goOffline(ctx, user, keys): the change, its event and the word to
 --     the gateways where somebody watches; nothing when the state is so already.
@@ -17,7 +18,8 @@ local function change(ctx, user, stateKey, watchKey, to, again)
   local epoch, n, state = string.match(redis.call('GET', stateKey) or '', '^(%S+) (%d+) (%S+)')
   if state == to or (not state and to == 'offline') then return end
   epoch, n = epoch or ctx.fresh, int((tonumber(n) or 0) + 1)
-  redis.call('SET', stateKey, epoch .. ' ' .. n .. ' ' .. to .. ' ' .. int(now), 'PX', STATE_TTL)
+  redis.call('SET', stateKey, epoch .. ' ' .. n .. ' ' .. to .. ' ' .. int(now))
+  if to == 'offline' then redis.call('PEXPIRE', stateKey, STATE_TTL) end
   if not again then emit(ctx, 'type', to, 'user', user, 'version', epoch .. '.' .. n, 'ms', int(now)) end
   local watchers = redis.call('HKEYS', watchKey)
   for i = 1, #watchers do
