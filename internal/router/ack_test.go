@@ -50,9 +50,9 @@ func TestGatewayWhoseLeaseIsOverCountsAsNotReached(t *testing.T) {
 	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		net := newCluster(t, r)
 		short := func(s *settings) {
-			s.registry.Lease, s.registry.ReapAfter = 1500*time.Millisecond, time.Hour
+			s.registry.Lease, s.registry.ReapAfter = time.Second, time.Hour
 		}
-		a, b := net.gateway("a", short), net.gateway("b", short)
+		a, b := net.gateway("a", brisk, short), net.gateway("b", brisk, short)
 		bob := b.connect("bob")
 		a.send("alice", "bob", "m1", `1`).wantRouted(1, 1)
 

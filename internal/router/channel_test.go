@@ -61,7 +61,7 @@ func (e *eavesdropper) next() (protocol.EnvelopeKind, string) {
 func TestNumbersOnAChannelAreConsecutive(t *testing.T) {
 	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		net := newCluster(t, r)
-		a, b, c := net.gateway("a"), net.gateway("b"), net.gateway("c")
+		a, b, c := net.gateway("a"), net.gateway("b", brisk), net.gateway("c")
 		ear := net.eavesdrop(b.id, "bob")
 		b.connect("bob")
 		var wg sync.WaitGroup
@@ -146,7 +146,7 @@ func TestOneBatchIsOnePublishForEachGateway(t *testing.T) {
 func TestMissedPublishIsCounted(t *testing.T) {
 	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		net := newCluster(t, r)
-		a, b := net.gateway("a"), net.gateway("b")
+		a, b := net.gateway("a"), net.gateway("b", brisk)
 		bob := b.connect("bob")
 		numbers := keyspace.Numbers(net.layout.GroupOf("u:bob"))
 		lose := func(n int64) {
@@ -205,7 +205,7 @@ func TestFirstNumberOnAChannelIsNoGap(t *testing.T) {
 func TestSubscribedMeansThatPulsesArrive(t *testing.T) {
 	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		net := newCluster(t, r)
-		g := net.makeGateway("a", func(s *settings) { s.router.Starved = 3 * time.Second })
+		g := net.makeGateway("a", brisk, func(s *settings) { s.router.Starved = time.Second })
 		if g.router.Subscribed() || g.router.Listening() {
 			t.Error("fit before it ran")
 		}

@@ -145,39 +145,42 @@ func (g *gateway) holdSignals() (release func()) {
 // Bob moves from b to c. For a second alice's gateway may believe the old place; then it looks again. That he went offline, and that he
 // came online, is noticed within that second too.
 func TestHoldersAreBelievedForASecondAtMost(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
-		net := newCluster(t, r)
-		a, b, c := net.gateway("a"), net.gateway("b"), net.gateway("c")
-		old := b.connect("bob")
-		a.signal("alice", "bob", "t0", `0`).wantSignaled(1)
-		lookups := a.general.count("hgetall")
-		began := time.Now()
-		for i := range 20 {
-			a.signal("alice", "bob", "t"+strconv.Itoa(i+1), `0`).wantSignaled(1)
-		}
-		if n := a.general.count("hgetall") - lookups; n != 0 && time.Since(began) < 900*time.Millisecond {
-			t.Errorf("%d lookups within a second, want none", n)
-		}
+	for _, kind := range []gatewaytest.Kind{gatewaytest.Embedded, gatewaytest.Cluster} {
+		t.Run(string(kind), func(t *testing.T) {
+			r := gatewaytest.Shared(t, kind)
+			net := newCluster(t, r)
+			a, b, c := net.gateway("a"), net.gateway("b"), net.gateway("c")
+			old := b.connect("bob")
+			a.signal("alice", "bob", "t0", `0`).wantSignaled(1)
+			lookups := a.general.count("hgetall")
+			began := time.Now()
+			for i := range 20 {
+				a.signal("alice", "bob", "t"+strconv.Itoa(i+1), `0`).wantSignaled(1)
+			}
+			if n := a.general.count("hgetall") - lookups; n != 0 && time.Since(began) < 900*time.Millisecond {
+				t.Errorf("%d lookups within a second, want none", n)
+			}
 
-		moved := c.connect("bob")
-		old.leave(b)
-		gone := time.Now()
-		eventually(t, "a signal reaches bob's new place", func() bool {
-			a.signal("alice", "bob", newID("t"), `0`).answer()
-			return len(moved.Notes().Received) > 0
+			moved := c.connect("bob")
+			old.leave(b)
+			gone := time.Now()
+			eventually(t, "a signal reaches bob's new place", func() bool {
+				a.signal("alice", "bob", newID("t"), `0`).answer()
+				return len(moved.Notes().Received) > 0
+			})
+			if d := moved.Notes().Received[0].At.Sub(gone); d > 1500*time.Millisecond {
+				t.Errorf("bob's new place was found after %v", d)
+			}
+			moved.leave(c)
+			left := time.Now()
+			eventually(t, "alice hears that he is gone", func() bool {
+				return a.signal("alice", "bob", newID("t"), `0`).answer().Status == protocol.StatusDropped
+			})
+			if d := time.Since(left); d > 1500*time.Millisecond {
+				t.Errorf("bob was gone for %v when alice heard of it", d)
+			}
 		})
-		if d := moved.Notes().Received[0].At.Sub(gone); d > 1500*time.Millisecond {
-			t.Errorf("bob's new place was found after %v", d)
-		}
-		moved.leave(c)
-		left := time.Now()
-		eventually(t, "alice hears that he is gone", func() bool {
-			return a.signal("alice", "bob", newID("t"), `0`).answer().Status == protocol.StatusDropped
-		})
-		if d := time.Since(left); d > 1500*time.Millisecond {
-			t.Errorf("bob was gone for %v when alice heard of it", d)
-		}
-	})
+	}
 }
 
 // Bob is on b, and on a gateway that died a moment ago and is still listed. What b got counts as routed, for every message of the batch,

@@ -97,6 +97,9 @@ func (c *cluster) gateway(name string, tune ...func(*settings)) *gateway {
 	return g
 }
 
+// brisk has five pulses a second, for tests that wait for them.
+func brisk(s *settings) { s.registry.Pulse = 200 * time.Millisecond }
+
 // makeGateway makes a gateway that does not run yet.
 func (c *cluster) makeGateway(name string, tune ...func(*settings)) *gateway {
 	c.t.Helper()
