@@ -3,6 +3,7 @@ package presence
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -74,4 +75,166 @@ func TestAConnectionThatEndsDuringTheFlushStaysAway(t *testing.T) {
 			t.Errorf("alice is still there: %d, %v", n, err)
 		}
 	})
+}
+
+// Redis is away for longer than every lease and all patience. When it is back, nobody is judged dead, and not one event
+// tells of it.
+func TestNobodyIsJudgedWhileRedisIsAway(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r, withEvents, func(c *Config) { c.Timeout, c.Quiet = 300*time.Millisecond, 1500*time.Millisecond })
+		a, b := f.gateway("a"), f.gateway("b")
+		alices, bobs := a.connect("alice", ""), b.connect("bob", "")
+		f.wantAt("alice", alices)
+		f.away(f.cfg.Lease + f.cfg.ReapAfter + f.cfg.Pulse*2)
+		if s := a.registry.Stats(); r.Kind != gatewaytest.Embedded && (s.Failed == 0 || s.Verdicts != 0) {
+			t.Errorf("while Redis was away: %+v", s)
+		}
+		// At once, and for as long as a judgement could take.
+		f.throughout(f.cfg.Lease+f.cfg.ReapAfter+f.cfg.Pulse*2, func() error {
+			if err := a.at("bob", bobs); err != nil && !isUnavailable(err) {
+				return err
+			}
+			if err := b.at("alice", alices); err != nil && !isUnavailable(err) {
+				return err
+			}
+			return nil
+		})
+		for _, user := range []string{"alice", "bob"} {
+			f.wantStory(user, "connect online")
+		}
+		if n := a.registry.Stats().Reaped + b.registry.Stats().Reaped; n != 0 {
+			t.Errorf("%d reaped", n)
+		}
+	})
+}
+
+// A gateway dies while Redis is away. It gets the benefit of the doubt for the quiet time, then it is dead like any other.
+func TestAGatewayThatDiedWhileRedisWasAwayIsJudgedAfterTheQuietTime(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r, withEvents, func(c *Config) { c.Timeout, c.Quiet = 300*time.Millisecond, 2*time.Second })
+		a, b := f.gateway("a"), f.gateway("b")
+		bobs := b.connect("bob", "")
+		f.wantAt("bob", bobs)
+		b.stop() // and says no word; that Redis is away as well, nobody knows yet
+		f.away(f.cfg.Lease + f.cfg.ReapAfter + f.cfg.Pulse*2)
+		var back *view
+		f.eventually(func() error {
+			if back = a.registry.groupOf("bob").view.Load(); back.quiet == 0 {
+				return fmt.Errorf("no quiet time")
+			}
+			return nil
+		})
+		f.throughout(time.Until(time.UnixMilli(back.quiet))-500*time.Millisecond, func() error {
+			if err := a.at("bob", bobs); err != nil && !isUnavailable(err) {
+				return err
+			}
+			return nil
+		})
+		f.eventually(func() error { return a.at("bob") })
+		f.eventually(func() error { return f.reaped(b) })
+		f.wantStory("bob", "connect online disconnect offline")
+		for _, e := range f.events("bob") {
+			if ms, _ := strconv.ParseInt(e["ms"], 10, 64); e["type"] == "disconnect" && ms < back.quiet {
+				t.Errorf("disconnected at %d, within the quiet time until %d", ms, back.quiet)
+			}
+		}
+	})
+}
+
+// Alice's line broke just before Redis went away, so she can't come back within the grace: nobody can register. She
+// returns as soon as Redis does, and was never offline.
+func TestNobodyGoesOfflineBecauseRedisWasAway(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r, withEvents, withGrace(700*time.Millisecond), func(c *Config) { c.Timeout, c.Quiet = 300*time.Millisecond, 3*time.Second })
+		a, b := f.gateway("a"), f.gateway("b")
+		a.disconnect(a.connect("alice", ""))
+		a.disconnect(a.connect("bob", ""))
+		f.wantStory("alice", "connect online disconnect")
+		f.away(1200 * time.Millisecond)
+		// Whoever pulses first finds the grace over.
+		f.eventually(func() error {
+			for _, g := range []*gateway{a, b} {
+				if v := g.registry.groupOf("alice").view.Load(); v.quiet == 0 {
+					return fmt.Errorf("%s saw no quiet time", g.id)
+				}
+			}
+			return nil
+		})
+		back := b.connect("alice", "")
+		f.wantAt("alice", back)
+		f.wantStory("alice", "connect online disconnect connect")
+		// Bob stays away: he is offline when the quiet time is over.
+		f.wantStory("bob", "connect online disconnect offline")
+		f.wantStory("alice", "connect online disconnect connect")
+	})
+}
+
+// Redis was restarted and its memory is another one: a new history line. Nobody is judged for it, everybody is registered
+// again, and the positions of the logs are of a new epoch.
+func TestARestartedRedisIsANewHistoryLine(t *testing.T) {
+	r := gatewaytest.StartRedis(t, "--appendonly", "yes", "--appendfsync", "always")
+	f := newFleet(t, r, withEvents, func(c *Config) { c.Timeout, c.Quiet = 300*time.Millisecond, 1500*time.Millisecond })
+	defer f.finish()
+	a, b := f.gateway("a"), f.gateway("b")
+	e := a.entry("alice", "")
+	before := a.register(e)
+	bobs := b.connect("bob", "")
+	line := a.registry.groups[0].view.Load().line
+
+	if err := r.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	f.outlast(f.cfg.Lease + f.cfg.ReapAfter)
+	if err := r.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	f.eventually(func() error {
+		for _, g := range []*gateway{a, b} {
+			if v := g.registry.groups[0].view.Load(); v.line == line {
+				return fmt.Errorf("%s still sees the line %s", g.id, line)
+			}
+		}
+		return nil
+	})
+	f.throughout(f.cfg.Lease+f.cfg.ReapAfter, func() error {
+		if err := a.at("bob", bobs); err != nil && !isUnavailable(err) {
+			return err
+		}
+		return nil
+	})
+	f.wantAt("alice", e)
+	for _, user := range []string{"alice", "bob"} {
+		f.wantStory(user, "connect online")
+	}
+	// The log is the same and goes on, in an epoch of its own.
+	two := b.entry("alice", "")
+	if after := b.register(two); after.Epoch == before.Epoch || after.Top != before.Top {
+		t.Errorf("registered with %+v, before the restart with %+v", after, before)
+	}
+}
+
+// The same while Redis kept nothing at all.
+func TestARestartedRedisWithoutItsMemoryIsFilledAgain(t *testing.T) {
+	r := gatewaytest.StartRedis(t)
+	f := newFleet(t, r, withEvents, func(c *Config) { c.Timeout = 300 * time.Millisecond })
+	defer f.finish()
+	a, b := f.gateway("a"), f.gateway("b")
+	a.connectMany(users(200)...)
+	e := b.connect("alice", "phone")
+	fence := e.Fence()
+	if err := r.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	f.outlast(f.cfg.Lease)
+	if err := r.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	f.wantAt("alice", e)
+	f.wantSound()
+	if e.Fence() != fence {
+		t.Errorf("fence %d, was %d", e.Fence(), fence)
+	}
+	if all := f.allEvents(); len(all) != 0 {
+		t.Errorf("events: %v", all)
+	}
 }

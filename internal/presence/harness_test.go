@@ -52,7 +52,13 @@ func newFleet(t *testing.T, r *gatewaytest.Redis, tune ...func(*Config)) *fleet 
 	for _, change := range tune {
 		change(&f.cfg)
 	}
-	t.Cleanup(func() {
+	t.Cleanup(f.finish)
+	return f
+}
+
+// finish checks the fleet and stops it: at the end of the test, or before, where a restarted server would end earlier.
+func (f *fleet) finish() {
+	defer func() {
 		for _, g := range f.gateways {
 			g.stop()
 			g.registry.running.Wait()
@@ -60,13 +66,11 @@ func newFleet(t *testing.T, r *gatewaytest.Redis, tune ...func(*Config)) *fleet 
 		for _, c := range f.clients {
 			_ = c.Close()
 		}
-	})
-	t.Cleanup(func() {
-		if !t.Failed() {
-			f.wantSound()
-		}
-	})
-	return f
+		f.gateways, f.clients = nil, nil
+	}()
+	if len(f.gateways) > 0 && !f.t.Failed() {
+		f.wantSound()
+	}
 }
 
 // A gateway is one Registry and what it would hold.

@@ -183,20 +183,16 @@ func (r *Registry) pulseOnce(ctx context.Context, g *group, snapshot string) (pu
 	if !ok || len(f) != 8 {
 		return pulsed{}, fmt.Errorf("%w: unexpected pulse answer %T", ErrUnavailable, v)
 	}
-	leases := strs(f[5])
+	leases := ids[string](f[5])
 	w := &view{at: time.Now(), redisNow: number(f[0]), line: fmt.Sprint(f[1]), quiet: number(f[2]), leases: make(map[protocol.GatewayID]int64, len(leases)/2)}
 	for i := 0; i+1 < len(leases); i += 2 {
 		w.leases[protocol.GatewayID(leases[i])] = number(leases[i+1])
 	}
 	g.view.Store(w)
-	p := pulsed{line: w.line, own: number(f[4])}
-	for _, s := range strs(f[6]) {
-		p.dead = append(p.dead, protocol.GatewayID(s))
-	}
-	for _, s := range strs(f[7]) {
-		p.due = append(p.due, protocol.UserID(s))
-	}
-	return p, nil
+	return pulsed{
+		line: w.line, own: number(f[4]),
+		dead: ids[protocol.GatewayID](f[6]), due: ids[protocol.UserID](f[7]),
+	}, nil
 }
 
 // number reads a Lua number or a numeric string; sorted set scores may come as
@@ -214,11 +210,12 @@ func number(v any) int64 {
 	return 0
 }
 
-func strs(v any) []string {
+// ids reads a list of a script's answer.
+func ids[T ~string](v any) []T {
 	a, _ := v.([]any)
-	out := make([]string, len(a))
+	out := make([]T, len(a))
 	for i := range a {
-		out[i] = fmt.Sprint(a[i])
+		out[i] = T(fmt.Sprint(a[i]))
 	}
 	return out
 }

@@ -20,8 +20,8 @@ func (r *Registry) tidy(ctx context.Context, g *group, p pulsed) {
 	if p.ghosts {
 		r.takeOutGhosts(ctx, g)
 	}
-	if len(p.due) > 0 {
-		r.endGrace(ctx, g, p.due)
+	for due := p.due; len(due) > 0 && ctx.Err() == nil; {
+		due = r.endGrace(ctx, g, due)
 	}
 	for _, gw := range p.dead {
 		for ctx.Err() == nil && r.reapSome(ctx, g, gw) {
@@ -29,15 +29,19 @@ func (r *Registry) tidy(ctx context.Context, g *group, p pulsed) {
 	}
 }
 
-func (r *Registry) endGrace(ctx context.Context, g *group, users []protocol.UserID) {
-	keys := []string{keyspace.Offlines(g.name), keyspace.Events(g.name)}
+// endGrace makes users offline, and returns who is next.
+func (r *Registry) endGrace(ctx context.Context, g *group, users []protocol.UserID) []protocol.UserID {
+	keys := []string{keyspace.Offlines(g.name), keyspace.Events(g.name), keyspace.Line(g.name)}
 	args := []any{keyspace.ChannelPrefix(g.name), protocol.NewEpoch(), r.cfg.EventsKept}
 	for _, u := range users {
 		keys = append(keys, keyspace.Conns(u), keyspace.State(u), keyspace.Holders(protocol.WatchAddress(u)))
 		args = append(args, string(u))
 	}
-	// An error leaves them due: the next pulse names them again.
-	_, _ = r.run(ctx, r.offline, keys, args)
+	v, err := r.run(ctx, r.offline, keys, args)
+	if err != nil {
+		return nil // they stay due: the next pulse names them again
+	}
+	return ids[protocol.UserID](v)
 }
 
 // reapSome takes one batch of a dead gateway's entries out, and reports whether

@@ -2,6 +2,7 @@ package presence
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -87,6 +88,32 @@ func TestTheGraceSurvivesItsGateway(t *testing.T) {
 		f.wantStory("alice", "connect online disconnect offline")
 		_ = a
 	})
+}
+
+// A whole gateway leaves with all its users. They are offline a moment after the grace, however many they are.
+func TestManyGracesEndTogether(t *testing.T) {
+	for _, kind := range []gatewaytest.Kind{gatewaytest.Embedded, gatewaytest.Standalone} {
+		t.Run(string(kind), func(t *testing.T) {
+			// Pulses are rare, so that a hundred users for each would take ten seconds.
+			f := newFleet(t, gatewaytest.Shared(t, kind), withGrace(100*time.Millisecond), func(c *Config) { c.Pulse, c.Lease = time.Second, 3*time.Second })
+			a := f.gateway("a")
+			names := users(1000)
+			for _, e := range a.connectMany(names...) {
+				a.disconnect(e)
+			}
+			began := time.Now()
+			f.eventually(func() error {
+				if n, err := f.client.ZCard(context.Background(), keyspace.Offlines(keyspace.All)).Result(); n > 0 || err != nil {
+					return fmt.Errorf("%d graces run, %v", n, err)
+				}
+				return nil
+			})
+			if d := time.Since(began); d > 5*time.Second {
+				t.Errorf("the last was offline after %v", d)
+			}
+			f.wantState(names[999], "offline")
+		})
+	}
 }
 
 // While the grace runs nobody can say when the user was last seen, nor is it when she came.

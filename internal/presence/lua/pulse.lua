@@ -6,7 +6,7 @@
 --       7 snapshot ('' to leave it; '-' to say goodbye: the lease ends now)
 -- Returns { now ms, history line, end of the quiet time ms (0: none), number of
 --   the channel, size of own, leases {gateway, end, ...}, gateways to reap {...},
---   users whose grace is over {...} }
+--   users whose grace is over {...}, 100 at most }; in quiet time nobody is named
 -- The same numbers go to the gateway's own channel, behind everything published
 -- before: a FIFO channel whose number is not the expected one lost something.
 -- Atomic. Runs twice safely: a second pulse is only a newer one.
@@ -53,5 +53,6 @@ for i = 1, #tombs, 2 do
   end
 end
 
-local due = redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', int(now), 'LIMIT', 0, 100)
+-- While Redis was away nobody could come back within his grace.
+local due = quiet == 0 and redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', int(now), 'LIMIT', 0, 100) or {}
 return { int(now), line, int(quiet), number, own, leases, dead, due }
