@@ -169,6 +169,25 @@ func TestNobodyGoesOfflineBecauseRedisWasAway(t *testing.T) {
 	})
 }
 
+// Redis is away for longer than an entry lives unrefreshed. Clients gave signs of life all the while, but Redis couldn't
+// hear them; they count when it is back, also after the quiet time.
+func TestEntriesOutliveAnOutageLongerThanTheirTTL(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r, func(c *Config) { c.Timeout, c.TTL = 300*time.Millisecond, 20*time.Second })
+		a, b := f.gateway("a"), f.gateway("b")
+		e := a.connect("alice", "")
+		f.shiftExpiry(e, -f.cfg.TTL.Milliseconds()+1000) // it was refreshed just before a heartbeat is due
+		f.away(1500 * time.Millisecond)
+		f.eventually(func() error {
+			if v := b.registry.groupOf("alice").view.Load(); v.quiet != 0 || time.Since(v.at) > f.cfg.Pulse*2 {
+				return fmt.Errorf("quiet time, or no pulse yet")
+			}
+			return nil
+		})
+		f.throughout(500*time.Millisecond, func() error { return b.at("alice", e) })
+	})
+}
+
 // Redis was restarted and its memory is another one: a new history line. Nobody is judged for it, everybody is registered
 // again, and the positions of the logs are of a new epoch.
 func TestARestartedRedisIsANewHistoryLine(t *testing.T) {

@@ -137,7 +137,9 @@ func (r *Registry) beat(ctx context.Context, g *group) {
 	// A connection that came or went during the call may be counted on one side
 	// only, so what is held is compared before and after; a false alarm costs one
 	// refresh of each entry of the group, or one look at them, nothing else.
-	if p.own < min(held, g.held.Load()) || before != nil && before.line != p.line {
+	// After a quiet time began, entries may have expired that nobody could refresh.
+	after := g.view.Load()
+	if p.own < min(held, g.held.Load()) || before != nil && (before.line != after.line || before.quiet != after.quiet && after.quiet != 0) {
 		r.refreshGroup(g)
 	}
 	p.ghosts = p.own > max(known, g.known())
@@ -153,7 +155,6 @@ func (r *Registry) beat(ctx context.Context, g *group) {
 
 // pulsed is the answer of one pulse.
 type pulsed struct {
-	line string
 	own  int64
 	dead []protocol.GatewayID
 	due  []protocol.UserID
@@ -190,7 +191,7 @@ func (r *Registry) pulseOnce(ctx context.Context, g *group, snapshot string) (pu
 	}
 	g.view.Store(w)
 	return pulsed{
-		line: w.line, own: number(f[4]),
+		own:  number(f[4]),
 		dead: ids[protocol.GatewayID](f[6]), due: ids[protocol.UserID](f[7]),
 	}, nil
 }
