@@ -14,7 +14,10 @@ import (
 // resubscribePause is the longest pause before a lost subscription is made anew.
 const resubscribePause = 500 * time.Millisecond
 
-var errStarved = errors.New("router: no pulse on the channel")
+var (
+	errStarved      = errors.New("router: no pulse on the channel")
+	errUnsubscribed = errors.New("router: unsubscribed by redis")
+)
 
 // receive keeps this group's channel subscribed. It hands over and does nothing
 // else, so that Redis never waits for a client.
@@ -57,6 +60,9 @@ func (d *deliverer) subscription(ctx context.Context) error {
 		}
 		switch v := v.(type) {
 		case *redis.Subscription:
+			if v.Kind != "subscribe" && v.Kind != "ssubscribe" {
+				return errUnsubscribed // the channel's slot moved to another master
+			}
 			d.subscribed.Store(true)
 			r.counts.subscriptions.Add(1)
 		case *redis.Message:

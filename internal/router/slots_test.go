@@ -1,0 +1,128 @@
+//go:build !race
+
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"chatgate/internal/gatewaytest"
+	"chatgate/internal/keyspace"
+	"chatgate/internal/protocol"
+)
+
+// An operator moves bob's partition to another master of the Cluster, while alice sends without pause. While the slot is torn between two
+// masters a message may be refused; what is acknowledged is stored once, at its offset. The channel moves too: b subscribes on the new
+// master within moments, and bob hears again.
+func TestPartitionThatMovesToAnotherMaster(t *testing.T) {
+	r := gatewaytest.StartCluster(t)
+	town := newCluster(t, r)
+	a, b := town.gateway("a"), town.gateway("b")
+	bob := b.connect("bob")
+	a.send("alice", "bob", "before", `0`).wantRouted(1, 1)
+
+	ctx, stop := context.WithCancel(context.Background())
+	var all []*sent
+	var talking sync.WaitGroup
+	talking.Go(func() {
+		for ctx.Err() == nil {
+			s := a.send("alice", "bob", newID("m"), `0`)
+			all = append(all, s)
+			s.answer()
+			<-time.After(time.Millisecond)
+		}
+	})
+	began := time.Now()
+	town.moveSlot("bob")
+	moved := time.Now()
+	t.Logf("the slot moved in %v", moved.Sub(began))
+	heard := len(bob.Notes().Received)
+	eventually(t, "bob hears again", func() bool { return len(bob.Notes().Received) > heard })
+	t.Logf("bob heard again after %v", time.Since(moved))
+	if d := time.Since(moved); d > 3*time.Second {
+		t.Errorf("bob heard nothing for %v", d)
+	}
+	stop()
+	talking.Wait()
+
+	stored := make(map[string]uint64)
+	offsets, frames := town.stream("bob")
+	wantNoHoles(t, "bob's stream", offsets, offsets[0])
+	for i, f := range frames {
+		if stored[f] != 0 {
+			t.Errorf("stored twice: %s", f)
+		}
+		stored[f] = offsets[i]
+	}
+	refused, slowest := 0, time.Duration(0)
+	for _, s := range all {
+		slowest = max(slowest, s.took)
+		switch e := s.result.Err; {
+		case e == nil && s.result.Offset >= offsets[0] && stored[string(s.Frame)] != s.result.Offset:
+			t.Errorf("message %s: %s, stored at %d", s.ID, s.result.text(), stored[string(s.Frame)])
+		case e != nil && e.Code == protocol.CodeUnavailable && stored[string(s.Frame)] != 0:
+			t.Errorf("message %s was refused as certainly not stored, and is stored", s.ID)
+		case e != nil:
+			refused++
+		}
+	}
+	t.Logf("%d messages, %d refused, the slowest answer took %v", len(all), refused, slowest)
+	if refused > len(all)/2 || slowest > 1500*time.Millisecond {
+		t.Errorf("%d of %d messages were refused, the slowest answer took %v", refused, len(all), slowest)
+	}
+}
+
+// moveSlot moves the slot of a user's keys from its master to another one, as redis-cli --cluster reshard does.
+func (c *cluster) moveSlot(user protocol.UserID) {
+	c.t.Helper()
+	key := keyspace.Log(protocol.UserAddress(user))
+	do := func(n *gatewaytest.RedisNode, args ...any) any {
+		c.t.Helper()
+		v, err := n.Do(args...)
+		if err != nil {
+			c.t.Fatalf("%v: %v", args, err)
+		}
+		return v
+	}
+	slot := do(c.redis.Nodes[0], "CLUSTER", "KEYSLOT", key)
+	var from, to *gatewaytest.RedisNode
+	for _, n := range c.redis.Nodes {
+		if _, err := n.Do("HLEN", key); err == nil {
+			from = n
+		} else {
+			to = n
+		}
+	}
+	fromID, toID := do(from, "CLUSTER", "MYID"), do(to, "CLUSTER", "MYID")
+	host, port, err := net.SplitHostPort(to.Addr)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	do(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", fromID)
+	do(from, "CLUSTER", "SETSLOT", slot, "MIGRATING", toID)
+	for {
+		keys := do(from, "CLUSTER", "GETKEYSINSLOT", slot, 10).([]any)
+		if len(keys) == 0 {
+			break
+		}
+		for _, k := range keys {
+			_, err := from.Do("MIGRATE", host, port, k, 0, 2000)
+			if err != nil && !strings.Contains(err.Error(), "BUSYKEY") {
+				c.t.Fatal(errors.Join(fmt.Errorf("migrate %v", k), err))
+			}
+		}
+	}
+	do(to, "CLUSTER", "SETSLOT", slot, "NODE", toID)
+	do(from, "CLUSTER", "SETSLOT", slot, "NODE", toID)
+	for _, n := range c.redis.Nodes {
+		if n != to && n != from {
+			do(n, "CLUSTER", "SETSLOT", slot, "NODE", toID)
+		}
+	}
+}
