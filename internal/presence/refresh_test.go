@@ -279,6 +279,38 @@ func TestALostKickIsFoundByTheNextRefresh(t *testing.T) {
 	})
 }
 
+// Who kicks is named by the outside, and so is the reason. Whatever they hold, the answers for other connections of the
+// same call stay readable.
+func TestAKickInStrangeWordsHarmsNobody(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r)
+		a := f.prepare("a")
+		a.obeys = false
+		mates := f.partitionMates(2)
+		kicked, other := a.connect(mates[0], ""), a.connect(mates[1], "")
+		heard := f.listen(a, mates[0])
+		if n, err := a.registry.Kick(context.Background(), kicked.User, "", protocol.CloseKicked, "two words\n", "a\nb\x1fc d\u0085"); n != 1 || err != nil {
+			t.Fatal(n, err)
+		}
+		if !a.registry.refreshSome(context.Background(), a.registry.groupOf(other.User), []*Entry{kicked, other}) {
+			t.Fatal("the refresh failed")
+		}
+		want := Verdict{Conn: kicked.Conn, Fence: kicked.Fence(), Code: protocol.CloseKicked, Reason: "two_words_", By: "a b c d "}
+		if v, _ := a.verdict(kicked); v != want {
+			t.Errorf("told %+v, want %+v", v, want)
+		}
+		_, body, _ := protocol.OpenEnvelope(next(t, heard))
+		if k, err := protocol.OpenKick(body); err != nil || k.Reason != want.Reason || k.By != want.By {
+			t.Errorf("heard %+v, %v", k, err)
+		}
+		if v, told := a.verdict(other); told {
+			t.Errorf("the other was told %+v", v)
+		}
+		a.disconnect(kicked)
+		f.wantAt(mates[0])
+	})
+}
+
 // listen subscribes to a gateway's channel in the group of a user, and returns what is published there but pulses.
 func (f *fleet) listen(g *gateway, user string) <-chan string {
 	f.t.Helper()

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"github.com/redis/go-redis/v9"
 
@@ -338,16 +339,27 @@ func userKeys(u protocol.UserID) []string {
 
 // Kick asks the gateways that hold a user's connections to close them: one when
 // conn is given, else all. It returns how many were marked. A lost word is found
-// by the connection's next refresh.
+// by the connection's next refresh. Control characters in reason and by become
+// spaces, and spaces in reason underscores: they separate the fields of a mark.
 func (r *Registry) Kick(ctx context.Context, u protocol.UserID, conn protocol.ConnID, code protocol.CloseCode, reason, by string) (int, error) {
 	g := r.groupOf(u)
 	v, err := r.run(ctx, r.kick, []string{keyspace.Conns(u)},
-		[]any{keyspace.ChannelPrefix(g.name), string(conn), int(code), reason, by})
+		[]any{keyspace.ChannelPrefix(g.name), string(conn), int(code), strings.ReplaceAll(plain(reason), " ", "_"), plain(by)})
 	if err != nil {
 		return 0, err
 	}
 	n, _ := v.(int64)
 	return int(n), nil
+}
+
+// plain replaces control characters by spaces.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, s)
 }
 
 // Stats counts what the registry did since New.
