@@ -59,7 +59,7 @@ local function position(logKey, streamKey)
   if L.dirty then
     if L.new then redis.call('UNLINK', streamKey) end
     if L.rolled then redis.call('HSET', logKey, 'p', pushPair(logKey, L.rolled)) end
-    L.ext = int(now / 1000)
+    -- When the log was extended is send's to say: it extends the stream as well.
     redis.call('HSET', logKey, 'h', formatLog(L))
     redis.call('PEXPIRE', logKey, ARGV[6])
   end
