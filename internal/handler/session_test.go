@@ -195,6 +195,27 @@ func TestRegisterWhileRedisIsAway(t *testing.T) {
 	}
 }
 
+// The ten seconds to register start again with a refusal that was not the client's fault. They do end.
+func TestRefusedRegisterStartsTheTimeAgain(t *testing.T) {
+	r := gatewaytest.Shared(t, gatewaytest.Standalone)
+	const limit = 1200 * time.Millisecond
+	g := newGateway(t, r, func(s *settings) { s.registry.Timeout, s.conns.RegisterTimeout = 300*time.Millisecond, limit })
+	c := g.open()
+	if err := r.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	var refused time.Time
+	for opened := time.Now(); time.Since(opened) < limit; {
+		c.say(`{"type":"register","userId":"alice"}`)
+		c.wantError(protocol.CodeUnavailable, "")
+		refused = time.Now()
+	}
+	c.wantEnd(protocol.CloseRegisterTimeout)
+	if d := time.Since(refused); d < limit-100*time.Millisecond || d > 2*limit {
+		t.Errorf("the connection ended %v after the last refusal, want %v", d, limit)
+	}
+}
+
 // Her register was refused, and alice leaves. Redis may have entered her all the same when it woke: nothing of it stays.
 func TestRefusedRegisterLeavesNoGhost(t *testing.T) {
 	r := gatewaytest.Shared(t, gatewaytest.Standalone)
@@ -708,6 +729,28 @@ func TestEndedSessionIsForgotten(t *testing.T) {
 			t.Errorf("%d messages came for users who had left", n)
 		}
 	})
+}
+
+// The feed of a user who left is gone too: what still comes for him is for nobody.
+func TestEndedSessionLeavesNoFeed(t *testing.T) {
+	g := embedded(t)
+	bob := g.connect("bob")
+	word := protocol.AppendEphemeralRecord(protocol.AppendEphemeralHeader(nil), "u:bob", []byte(`{"type":"message","id":"t"`))
+	tell := func() {
+		t.Helper()
+		if err := g.router.RouteToGateway(context.Background(), g.id, word); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tell()
+	bob.next("message")
+	if n := g.router.Stats().Unheld; n != 0 {
+		t.Errorf("%d messages for nobody, while bob was there", n)
+	}
+	if err := bob.Close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "bob has no feed", func() bool { tell(); return g.router.Stats().Unheld > 0 })
 }
 
 // Frames of any kind refresh presence when the last refresh is old: a client that talks all the time may be late with its heartbeats.
