@@ -287,10 +287,7 @@ func TestNodeThatDiesBehindTheCallLeavesTheOutcomeUnknown(t *testing.T) {
 			if code == nil || code.Code != protocol.CodeUnknown {
 				t.Errorf("told %s of a message that is stored, want unknown", s.result.text())
 			}
-			eventually(t, "the lane is up again", func() bool {
-				return a.send("alice", "bob", "m1", `1`).answer().Err == nil
-			})
-			a.send("alice", "bob", "m1", `1`).wantStored(2)
+			a.sendUntilTaken("alice", "bob", "m1", `1`).wantStored(2)
 		})
 	}
 }

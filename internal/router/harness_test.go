@@ -475,6 +475,17 @@ func (g *gateway) send(from, to protocol.UserID, id, content string) *sent {
 	return g.post(g.message(from, to, id, content))
 }
 
+// sendUntilTaken repeats a message until Redis answers again, as a client does.
+func (g *gateway) sendUntilTaken(from, to protocol.UserID, id, content string) *sent {
+	g.t.Helper()
+	var s *sent
+	eventually(g.t, "message "+id+" is taken", func() bool {
+		s = g.send(from, to, id, content)
+		return s.answer().Err == nil
+	})
+	return s
+}
+
 // signal sends an ephemeral message.
 func (g *gateway) signal(from, to protocol.UserID, id, content string) *sent {
 	s := g.message(from, to, id, content)
