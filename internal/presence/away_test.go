@@ -257,3 +257,52 @@ func TestARestartedRedisWithoutItsMemoryIsFilledAgain(t *testing.T) {
 		t.Errorf("events: %v", all)
 	}
 }
+
+// The master dies and a replica takes over: another history line, and a tail may be lost. Nobody is judged for it, and
+// everybody is where he was, with the same fence.
+func TestAFailoverJudgesNobody(t *testing.T) {
+	r := gatewaytest.Shared(t, gatewaytest.Sentinel)
+	f := newFleet(t, r, withEvents, func(c *Config) { c.Timeout, c.Quiet = 300*time.Millisecond, 2*time.Second })
+	a, b := f.gateway("a"), f.gateway("b")
+	a.connectMany(users(100)...)
+	alice, bob := a.connect("alice", "phone"), b.connect("bob", "")
+	line := a.registry.groups[0].view.Load().line
+	masters, err := r.Masters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := masters[0].Addr
+	masters[0].Kill()
+	if _, err := r.WaitFailover(before, patience); err != nil {
+		t.Fatal(err)
+	}
+	f.eventually(func() error {
+		for _, g := range []*gateway{a, b} {
+			if v := g.registry.groups[0].view.Load(); v.line == line || time.Since(v.at) > f.cfg.Pulse*3 {
+				return fmt.Errorf("%s still sees the line %s", g.id, line)
+			}
+		}
+		return nil
+	})
+	f.wantAt("alice", alice)
+	f.wantAt("bob", bob)
+	f.throughout(f.cfg.Lease+f.cfg.ReapAfter, func() error {
+		if err := b.at("alice", alice); err != nil && !isUnavailable(err) {
+			return err
+		}
+		return nil
+	})
+	f.wantSound()
+	for _, g := range []*gateway{a, b} {
+		if s := g.registry.Stats(); s.Reaped != 0 || s.Verdicts != 0 {
+			t.Errorf("%s: %+v", g.id, s)
+		}
+	}
+	for user, all := range f.allEvents() {
+		for _, e := range all {
+			if e["type"] == "disconnect" || e["type"] == "offline" {
+				t.Errorf("%s: %v", user, e)
+			}
+		}
+	}
+}

@@ -126,9 +126,14 @@ func TestTheSecondLifeOfAConnectionSurvivesTheFirst(t *testing.T) {
 		a.registry.runRemoves(a.registry.groupOf("alice"), []*departure{{entry: first, cause: "late"}})
 		f.wantSound()
 		f.wantAt("alice", second)
-		// A kick that was meant for the first finds another fence at its holder; its refresh is told that it is gone.
-		a.registry.refreshSome(context.Background(), a.registry.groupOf("alice"), []*Entry{first})
-		if v, ok := a.verdict(first); !ok || !v.Reaped || v.Fence != first.Fence() {
+		// Should a gateway still hold the first, its refresh is told that it is gone.
+		stale := &Entry{Conn: first.Conn, User: first.User}
+		stale.fence.Store(first.Fence())
+		stale.life.Store(entryHeld)
+		g := a.registry.groupOf("alice")
+		g.held.Add(1)
+		a.registry.refreshSome(context.Background(), g, []*Entry{stale})
+		if v, ok := a.verdict(stale); !ok || !v.Reaped || v.Fence != first.Fence() {
 			t.Errorf("the first life was told %+v", v)
 		}
 		f.wantAt("alice", second)

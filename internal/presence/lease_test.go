@@ -401,3 +401,28 @@ func TestConnectionsMayComeAndGoWhileRunEnds(t *testing.T) {
 		<-stopped
 	}
 }
+
+// The end of a reaped connection is spread over some seconds. Until then it isn't judged again and again, which would
+// bring its end forward, nor asked about.
+func TestAReapedConnectionIsJudgedOnce(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r)
+		a, b := f.gateway("a"), f.gateway("b")
+		b.obeys = false
+		e := b.connect("alice", "")
+		b.stop()
+		f.eventually(func() error { return f.reaped(b) })
+		b.run()
+		b.wantVerdict(e)
+		before := b.registry.Stats()
+		f.throughout(f.cfg.Pulse*4, func() error {
+			b.registry.Refresh(e)
+			if s := b.registry.Stats(); s.Verdicts != 1 || s.Refreshed > before.Refreshed+1 {
+				return fmt.Errorf("%+v, was %+v", s, before)
+			}
+			return nil
+		})
+		b.disconnect(e)
+		_ = a
+	})
+}

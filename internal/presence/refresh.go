@@ -127,6 +127,11 @@ func (r *Registry) judge(e *Entry, line string) {
 	case line == "a":
 		r.registerAgain(e)
 	case line == "r":
+		// Once: the caller takes its time to close it.
+		if !e.life.CompareAndSwap(entryHeld, entryReaped) {
+			return
+		}
+		r.groupOf(e.User).held.Add(-1)
 		r.verdict(Verdict{Conn: e.Conn, Fence: e.Fence(), Reaped: true})
 	default:
 		f := strings.SplitN(line, " ", 4)

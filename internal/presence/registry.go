@@ -91,15 +91,16 @@ type Entry struct {
 	Since  int64             // ms since 1970
 
 	fence  atomic.Uint64
-	life   atomic.Uint32 // entryNew, entryHeld, entryGone: only ever upwards
+	life   atomic.Uint32 // entryNew, entryHeld, entryReaped, entryGone: only ever upwards
 	queued atomic.Bool   // waiting in the refresh queue
 }
 
 // The life of an Entry.
 const (
-	entryNew  uint32 = iota
-	entryHeld        // the registry answered; counted in group.held
-	entryGone        // removed, or about to be: nothing may enter it again
+	entryNew    uint32 = iota
+	entryHeld          // the registry answered; counted in group.held
+	entryReaped        // taken away while this gateway was; the caller was told
+	entryGone          // removed, or about to be: nothing may enter it again
 )
 
 // Fence orders the connections of a user; 0 before Register has answered.
