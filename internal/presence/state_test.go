@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"chatgate/internal/gatewaytest"
 	"chatgate/internal/keyspace"
 	"chatgate/internal/protocol"
@@ -325,6 +327,37 @@ func TestTheStreamOfEventsIsBounded(t *testing.T) {
 		// Redis trims whole nodes, of 100 entries by default.
 		if n := len(f.events("alice")); n < 100 || n > 250 {
 			t.Errorf("%d events are kept", n)
+		}
+	})
+}
+
+// Whoever ends graces was told of them a moment ago. A user who came back since, or came back and left again, is not made
+// offline by it, nor is one whose grace somebody else has ended.
+func TestTheEndOfAGraceIsJudgedAgain(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r, withEvents, withGrace(time.Hour))
+		a := f.gateway("a")
+		mates := f.partitionMates(3)
+		back, again, gone := mates[0], mates[1], mates[2]
+		a.connect(back, "")
+		a.disconnect(a.connect(again, ""))
+		a.disconnect(a.connect(gone, ""))
+		for _, user := range []string{again, gone} {
+			f.wantStory(user, "connect online disconnect")
+		}
+		ctx, g := context.Background(), a.registry.groupOf(protocol.UserID(back))
+		// The grace of the last one is over; the first one is left from a time that a failover forgot.
+		if err := f.client.ZAdd(ctx, keyspace.Offlines(g.name), redis.Z{Score: 1, Member: gone}, redis.Z{Score: 1, Member: back}).Err(); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			a.registry.endGrace(ctx, g, []protocol.UserID{protocol.UserID(back), protocol.UserID(again), protocol.UserID(gone), "nobody"})
+		}
+		for user, want := range map[string]string{back: "connect online", again: "connect online disconnect", gone: "connect online disconnect offline"} {
+			f.wantStory(user, want)
+		}
+		if n := len(f.dump()[keyspace.Offlines(g.name)]); n != 1 {
+			t.Errorf("%d graces run, want one", n)
 		}
 	})
 }
