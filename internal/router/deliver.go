@@ -71,6 +71,7 @@ func (d *deliverer) run(ctx context.Context) {
 		case cmd := <-d.commands:
 			d.do(cmd)
 		case p := <-d.payloads:
+			d.obey()
 			d.open(p)
 		}
 		d.more()
@@ -86,7 +87,22 @@ func (d *deliverer) more() {
 		case cmd := <-d.commands:
 			d.do(cmd)
 		case p := <-d.payloads:
+			d.obey()
 			d.open(p)
+		default:
+			return
+		}
+	}
+}
+
+// obey does the commands that wait. It comes before each envelope: what is
+// published once a connection is in the registry comes after its Attach, and must
+// find it attached.
+func (d *deliverer) obey() {
+	for {
+		select {
+		case cmd := <-d.commands:
+			d.do(cmd)
 		default:
 			return
 		}

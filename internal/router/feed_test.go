@@ -320,3 +320,31 @@ func (g *gateway) wantNothingCounted() {
 		g.t.Errorf("%s counted %d holes, %d missed publishes, %d unreadable envelopes", g.id, s.Holes, s.MissedPublishes, s.Unreadable)
 	}
 }
+
+// A register comes in while the deliverer is busy. What was published after bob was entered in the registry came to this gateway after
+// the word to attach him; both wait, and whichever the deliverer takes up first, bob gets the message.
+func TestWhatIsPublishedAfterAttachIsNotMissed(t *testing.T) {
+	const rounds = 200
+	b := newBench(t)
+	bob, a := b.g.hold("bob")
+	for round := range rounds {
+		d := newDeliverer(b.g.router, b.group)
+		d.commands <- command{kind: commandAttach, address: a.address(), conn: a.conn}
+		d.payloads <- envelopeOf(1, record("bob", "e1", uint64(2*round+1)))
+		d.payloads <- envelopeOf(2, record("bob", "e1", uint64(2*round+2)))
+		stop := running(t, func(ctx context.Context) error { d.run(ctx); return nil })
+		eventually(t, "the deliverer is through", func() bool { return len(d.commands) == 0 && len(d.payloads) == 0 })
+		done := make(chan struct{})
+		d.commands <- command{
+			kind: commandLive, address: a.address(), conn: a.conn, at: protocol.Position{Epoch: "e1", Offset: uint64(2 * round)},
+			frame: []byte(`{"type":"registered"}`), done: done,
+		}
+		<-done
+		stop()
+	}
+	var got []uint64
+	for _, f := range bob.messages(2 * rounds) {
+		got = append(got, f.Offset)
+	}
+	wantNoHoles(t, "what bob got", got, 1)
+}
