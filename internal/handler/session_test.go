@@ -16,6 +16,7 @@ import (
 	"chatgate/internal/gatewaytest"
 	"chatgate/internal/presence"
 	"chatgate/internal/protocol"
+	"chatgate/internal/router"
 )
 
 // The smallest client is three frames typed by hand.
@@ -404,7 +405,11 @@ func TestHonestErrorsEndNothing(t *testing.T) {
 // never offline; sockets stay. When Redis goes on, all of it is as before.
 func TestHeartbeatAndPresenceWhileRedisIsAway(t *testing.T) {
 	r := gatewaytest.Shared(t, gatewaytest.Standalone)
-	g := newGateway(t, r, func(s *settings) { s.registry.Timeout = 300 * time.Millisecond })
+	g := newGateway(t, r, func(s *settings) {
+		s.registry.Timeout = 300 * time.Millisecond
+		real := router.DefaultConfig()
+		s.router.Attempt, s.router.Suspect = real.Attempt, real.Suspect
+	})
 	alice := g.connect("alice")
 	g.connect("bob")
 	states, err := alice.Presence("bob", "nobody")
@@ -574,9 +579,7 @@ func TestRepeatsByClients(t *testing.T) {
 // not even a heartbeat, until one is answered. Then everything is acknowledged, in order, and nothing was lost. Bob, on the same
 // gateway, is served meanwhile.
 func TestWindowHoldsTheReader(t *testing.T) {
-	g := embedded(t, func(s *settings) {
-		s.router.Attempt, s.router.Suspect, s.router.LaneWait = patience, patience, patience
-	})
+	g := embedded(t)
 	alice, bob := g.connect("alice"), g.connect("bob")
 	before := g.handler.Stats().Frames
 	release := g.lane.hold()
@@ -613,9 +616,7 @@ func TestWindowHoldsTheReader(t *testing.T) {
 
 // Alice's reader is held, and her socket breaks: her session ends all the same.
 func TestHeldReaderEndsWithItsSocket(t *testing.T) {
-	g := embedded(t, func(s *settings) {
-		s.router.Attempt, s.router.Suspect, s.conns.InFlight = patience, patience, 1
-	})
+	g := embedded(t, func(s *settings) { s.conns.InFlight = 1 })
 	alice := g.connect("alice")
 	release := g.lane.hold()
 	defer release()

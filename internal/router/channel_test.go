@@ -112,7 +112,7 @@ func TestNumbersOnAChannelAreConsecutive(t *testing.T) {
 // One batch for many users of one gateway is one publish there, and one at each other gateway that holds somebody.
 func TestOneBatchIsOnePublishForEachGateway(t *testing.T) {
 	net := newCluster(t, gatewaytest.Shared(t, gatewaytest.Standalone))
-	a, b, c := net.gateway("a", patient), net.gateway("b"), net.gateway("c")
+	a, b, c := net.gateway("a"), net.gateway("b"), net.gateway("c")
 	clients := make(map[protocol.UserID][]*client)
 	for i := range 20 {
 		user := protocol.UserID("user" + strconv.Itoa(i))

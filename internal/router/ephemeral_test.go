@@ -242,7 +242,7 @@ func TestFullEphemeralLaneRefusesAsOverloaded(t *testing.T) {
 // Redis answers with an error, or not at all: a signal is refused, since nobody knows who is there.
 func TestSignalsAreRefusedWhileRedisIsAway(t *testing.T) {
 	net := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded))
-	a := net.gateway("a")
+	a := net.gateway("a", prompt)
 	a.stopRegistry()
 	a.general.set(func(x *tap) {
 		x.pipe = func(ctx context.Context, _ []redis.Cmder) error {

@@ -34,7 +34,7 @@ func TestRedisThatHangs(t *testing.T) {
 			r := gatewaytest.Shared(t, kind)
 			net := newCluster(t, r)
 			starving := func(s *settings) { s.router.Starved = 1500 * time.Millisecond }
-			a, b := net.gateway("a", starving), net.gateway("b", starving)
+			a, b := net.gateway("a", prompt, starving), net.gateway("b", prompt, starving)
 			bob := b.connect("bob")
 			a.send("alice", "bob", "before", `0`).wantRouted(1, 1)
 
@@ -145,7 +145,7 @@ func TestRedisThatIsKilled(t *testing.T) {
 		t.Run(string(kind), func(t *testing.T) {
 			r := gatewaytest.Shared(t, kind)
 			net := newCluster(t, r)
-			a, b := net.gateway("a"), net.gateway("b")
+			a, b := net.gateway("a", prompt), net.gateway("b", prompt)
 			bob := b.connect("bob")
 			a.send("alice", "bob", "before", `0`).wantRouted(1, 1)
 			if err := r.Kill(); err != nil {
@@ -195,7 +195,7 @@ func TestRedisThatIsKilled(t *testing.T) {
 func TestSentinelFailover(t *testing.T) {
 	r := gatewaytest.StartSentinel(t)
 	net := newCluster(t, r)
-	a, b := net.gateway("a"), net.gateway("b")
+	a, b := net.gateway("a", prompt), net.gateway("b", prompt)
 	bob := b.connect("bob")
 	before := a.send("alice", "bob", "m1", `1`).wantRouted(1, 1)
 	masters, err := r.Masters()
@@ -237,7 +237,7 @@ func TestSentinelFailover(t *testing.T) {
 func TestSignalsToARedisThatHangs(t *testing.T) {
 	r := gatewaytest.Shared(t, gatewaytest.Standalone)
 	net := newCluster(t, r)
-	a, b := net.gateway("a"), net.gateway("b")
+	a, b := net.gateway("a", prompt), net.gateway("b", prompt)
 	bob := b.connect("bob")
 	a.signal("alice", "bob", "t", `0`).want(protocol.StatusRouted)
 	if err := r.Pause(); err != nil {
@@ -274,7 +274,7 @@ func TestNodeThatDiesBehindTheCallLeavesTheOutcomeUnknown(t *testing.T) {
 			net := newCluster(t, gatewaytest.Shared(t, kind))
 			line := &brokenLine{}
 			net.dialer = line.dial
-			a := net.gateway("a")
+			a := net.gateway("a", prompt)
 			net.dialer = nil
 			a.send("alice", "bob", "m0", `0`).wantStored(1)
 			line.breaks.Store(true)

@@ -98,6 +98,13 @@ func (c *cluster) gateway(name string, tune ...func(*settings)) *gateway {
 	return g
 }
 
+// prompt has the times of a real gateway, for tests of what happens when Redis does not answer.
+func prompt(s *settings) {
+	real := DefaultConfig()
+	s.router.Attempt, s.router.Suspect, s.router.LaneWait = real.Attempt, real.Suspect, real.LaneWait
+	s.registry.Timeout = presence.DefaultConfig().Timeout
+}
+
 // brisk has five pulses a second, for tests that wait for them.
 func brisk(s *settings) { s.registry.Pulse = 200 * time.Millisecond }
 
@@ -109,6 +116,9 @@ func (c *cluster) makeGateway(name string, tune ...func(*settings)) *gateway {
 	s := settings{router: DefaultConfig(), registry: presence.DefaultConfig(), conns: connection.DefaultConfig()}
 	s.registry.Gateway, s.registry.Layout, s.registry.Each = g.id, c.layout, g.each
 	s.router.Gateway, s.router.Layout, s.router.Log = g.id, c.layout, slog.New(slog.NewTextHandler(io.Discard, nil))
+	// Unless a test is about time, it must not fail because the machine is busy with others; and it may hold calls as long as it likes.
+	s.router.Attempt, s.router.Suspect, s.router.LaneWait = patience, patience, patience
+	s.registry.Timeout, s.registry.ConnectionsPerUser = patience, 0
 	for _, f := range tune {
 		f(&s)
 	}

@@ -53,7 +53,7 @@ func TestBatchesHoldSoManyMessages(t *testing.T) {
 		"a slow Redis": {80 * time.Millisecond, []int{1, 256, 256, 88}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded)).gateway("a", patient, func(s *settings) { s.router.SlowTrip = 9 * time.Millisecond })
+			g := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded)).gateway("a", func(s *settings) { s.router.SlowTrip = 9 * time.Millisecond })
 			g.send("alice", "bob", "warm", `0`).wantStored(1) // scripts are loaded
 			g.calm()
 			read := g.batches()
@@ -111,7 +111,7 @@ func TestBatchesHoldSoManyBytes(t *testing.T) {
 		"a slow Redis": {80 * time.Millisecond, 128 << 10},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded)).gateway("a", patient)
+			g := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded)).gateway("a")
 			g.send("alice", "bob", "warm", `0`).wantStored(1)
 			g.calm()
 			read := g.batches()
@@ -153,7 +153,7 @@ func TestBatchesHoldSoManyBytes(t *testing.T) {
 // Redis is slow and the lane is full: further messages are refused with a time to come back, and what was taken is carried. The lane
 // never holds more than 8 MB.
 func TestFullLaneRefusesAsOverloaded(t *testing.T) {
-	g := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded)).gateway("a", patient, func(s *settings) { s.router.LaneWait = time.Hour })
+	g := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded)).gateway("a")
 	release := g.lane.hold()
 	defer release()
 	content := quoted(strings.Repeat("x", 60<<10))
@@ -195,7 +195,7 @@ func TestFullLaneRefusesAsOverloaded(t *testing.T) {
 func TestSlowLaneRefusesAsOverloaded(t *testing.T) {
 	const trip = 40 * time.Millisecond
 	g := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded)).gateway("a", func(s *settings) {
-		s.router.BatchMessages, s.router.Attempt, s.router.Suspect = 1, patience, patience
+		s.router.BatchMessages, s.router.LaneWait = 1, DefaultConfig().LaneWait
 	})
 	g.lane.set(func(x *tap) {
 		x.refuse = func(context.Context, redis.Cmder) error { <-time.After(trip); return nil } // the distance to Redis
@@ -237,7 +237,7 @@ func TestSlowLaneRefusesAsOverloaded(t *testing.T) {
 func TestLostAnswerIsAskedForAgain(t *testing.T) {
 	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		net := newCluster(t, r)
-		a, b := net.gateway("a"), net.gateway("b")
+		a, b := net.gateway("a", prompt), net.gateway("b")
 		bob := b.connect("bob")
 		a.lane.loseAnswers(2)
 		one, two := a.send("alice", "bob", "m1", `1`), a.send("alice", "bob", "m2", `2`)
@@ -268,7 +268,7 @@ func (x *tap) loseAnswers(n int) {
 func TestOutcomeIsUnknownAfterThreeLostAnswers(t *testing.T) {
 	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		net := newCluster(t, r)
-		a, b := net.gateway("a"), net.gateway("b")
+		a, b := net.gateway("a", prompt), net.gateway("b")
 		bob := b.connect("bob")
 		a.lane.loseAnswers(3)
 		if e := a.send("alice", "bob", "m1", `1`).wantCode(protocol.CodeUnknown); e.RetryAfterMs <= 0 || e.ID != "m1" {
@@ -305,7 +305,7 @@ func TestRefusedCallsAreCertainlyNotStored(t *testing.T) {
 		"a key of others":   {redisError("WRONGTYPE Operation against a key holding the wrong kind of value"), 3, protocol.CodeUnknown},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded)).gateway("a")
+			g := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded)).gateway("a", prompt)
 			g.send("alice", "bob", "m0", `0`).wantStored(1)
 			before := g.router.Stats().Calls
 			g.lane.set(func(x *tap) { x.refuse = func(context.Context, redis.Cmder) error { return tc.err } })
@@ -343,7 +343,7 @@ func (redisError) RedisError()     {}
 func TestOneUncertainAttemptMakesTheOutcomeUnknown(t *testing.T) {
 	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		net := newCluster(t, r)
-		a := net.gateway("a")
+		a := net.gateway("a", prompt)
 		a.send("alice", "bob", "m0", `0`).wantStored(1)
 		calls := 0
 		a.lane.set(func(x *tap) {
@@ -365,7 +365,7 @@ func TestOneUncertainAttemptMakesTheOutcomeUnknown(t *testing.T) {
 func TestUnreadableAnswerIsUnknown(t *testing.T) {
 	for _, reply := range []string{"", "x", "r e 1", "r e one 1 1", "r e 1 1 1\nr e 2 1 1", "s e 18446744073709551616 0 1"} {
 		t.Run(reply, func(t *testing.T) {
-			g := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded)).gateway("a")
+			g := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded)).gateway("a", prompt)
 			g.lane.set(func(x *tap) {
 				x.after = func(cmd redis.Cmder, err error) error {
 					cmd.(interface{ SetVal(any) }).SetVal(reply)

@@ -82,7 +82,7 @@ func newLine(t *testing.T, r *gatewaytest.Redis) {
 func TestEpochRollsWhenRedisIsRestarted(t *testing.T) {
 	r := gatewaytest.StartRedis(t, "--appendonly", "yes", "--appendfsync", "always")
 	net := newCluster(t, r)
-	a, b := net.gateway("a"), net.gateway("b")
+	a, b := net.gateway("a", prompt), net.gateway("b", prompt)
 	bob := b.connect("bob")
 	first := a.send("alice", "bob", "m1", `1`).wantRouted(1, 1)
 	a.send("alice", "bob", "m2", `2`).wantRouted(2, 1)

@@ -60,7 +60,7 @@ func TestStoppingCarriesThroughWhatWasTaken(t *testing.T) {
 // Redis hangs, and the gateway is told to stop. It waits no longer than it would have waited for an answer; everything is answered.
 func TestStoppingWithoutRedisEnds(t *testing.T) {
 	net := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded))
-	a := net.gateway("a")
+	a := net.gateway("a", prompt)
 	a.lane.set(func(x *tap) {
 		x.refuse = func(ctx context.Context, _ redis.Cmder) error { <-ctx.Done(); return ctx.Err() }
 	})
@@ -87,7 +87,7 @@ func TestStoppingWithoutRedisEnds(t *testing.T) {
 // The lane is probing a Redis that is away when the gateway is told to stop.
 func TestStoppingWhileProbingEnds(t *testing.T) {
 	net := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded))
-	a := net.gateway("a")
+	a := net.gateway("a", prompt)
 	a.lane.set(func(x *tap) { x.refuse = func(context.Context, redis.Cmder) error { return io.EOF } })
 	a.send("alice", "bob", "m1", `1`).wantCode(protocol.CodeUnknown)
 	eventually(t, "the lane probes", a.router.Degraded)

@@ -191,7 +191,7 @@ func TestOrderOfOneSenderIsKeptAcrossBatches(t *testing.T) {
 func TestRepeatedMessageGetsTheFirstAnswer(t *testing.T) {
 	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		net := newCluster(t, r)
-		a, b := net.gateway("a", patient), net.gateway("b")
+		a, b := net.gateway("a"), net.gateway("b")
 		bob := b.connect("bob")
 
 		first := a.send("alice", "bob", "m1", `"x"`).wantRouted(1, 1)
@@ -225,7 +225,7 @@ func TestRepeatedMessageGetsTheFirstAnswer(t *testing.T) {
 func TestOtherContentUnderAKnownIDIsAConflict(t *testing.T) {
 	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		net := newCluster(t, r)
-		a, b := net.gateway("a", patient), net.gateway("b")
+		a, b := net.gateway("a"), net.gateway("b")
 		bob := b.connect("bob")
 		first := a.send("alice", "bob", "m1", `"x"`).wantRouted(1, 1)
 		for _, g := range []*gateway{a, b} {
@@ -368,9 +368,4 @@ func (c *cluster) dump(user protocol.UserID) map[string]string {
 		all["stream "+strconv.FormatUint(offsets[i], 10)] = frames[i]
 	}
 	return all
-}
-
-// patient lets the test hold calls to Redis for as long as it likes.
-func patient(s *settings) {
-	s.router.Attempt, s.router.Suspect = patience, patience
 }

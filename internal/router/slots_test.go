@@ -23,7 +23,7 @@ import (
 func TestPartitionThatMovesToAnotherMaster(t *testing.T) {
 	r := gatewaytest.StartCluster(t)
 	town := newCluster(t, r)
-	a, b := town.gateway("a"), town.gateway("b")
+	a, b := town.gateway("a", prompt), town.gateway("b", prompt)
 	bob := b.connect("bob")
 	a.send("alice", "bob", "before", `0`).wantRouted(1, 1)
 
