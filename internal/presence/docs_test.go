@@ -1,3 +1,5 @@
+//go:build !secondpass
+
 package presence
 
 import (

@@ -1,3 +1,5 @@
+//go:build !secondpass
+
 package presence
 
 import (
@@ -234,6 +236,13 @@ func TestEveryScriptRunsTwiceSafely(t *testing.T) {
 			t.Errorf("the kick marked %d, %v", n, err)
 		}
 		f.wantAt("alice", tablet)
+
+		f.eventually(func() error {
+			if n := a.registry.removing() + b.registry.removing(); n > 0 {
+				return fmt.Errorf("%d removals are under way", n)
+			}
+			return nil
+		})
 
 		// The registry forgets bob, who registers again with his fence.
 		if err := f.redis.FlushAll(); err != nil {

@@ -38,12 +38,13 @@ func (v *view) dead(gw protocol.GatewayID, gap time.Duration) bool {
 // every RefreshWindow. Before it returns it has joined all its workers; entries
 // are left to Leave, or to the reaper.
 func (r *Registry) Run(ctx context.Context) error {
-	pulses := time.NewTicker(r.cfg.Pulse / time.Duration(len(r.groups)))
+	step := r.cfg.Pulse / time.Duration(len(r.groups))
+	pulses := time.NewTicker(step)
 	defer pulses.Stop()
 	refreshes := time.NewTicker(r.cfg.RefreshWindow)
 	defer refreshes.Stop()
 	defer r.running.Wait()
-	next := 0
+	began, turns := time.Now(), 0
 	for {
 		select {
 		case <-ctx.Done():
@@ -53,15 +54,23 @@ func (r *Registry) Run(ctx context.Context) error {
 		case <-refreshes.C:
 			r.flushRefreshes(ctx)
 		case <-pulses.C:
-			g := r.groups[next]
-			next = (next + 1) % len(r.groups)
-			if g.pulsing.CompareAndSwap(false, true) {
-				r.running.Go(func() {
-					defer g.pulsing.Store(false)
-					r.beat(ctx, g)
-				})
+			// Whose turn it is, the clock says: a ticker drops ticks on a busy
+			// machine, and 64 groups would all be late by the sum of them.
+			due := int(time.Since(began) / step)
+			for turns = max(turns, due-len(r.groups)); turns < due; turns++ {
+				r.startBeat(ctx, r.groups[turns%len(r.groups)])
 			}
 		}
+	}
+}
+
+// startBeat pulses a group, unless its last pulse is still under way.
+func (r *Registry) startBeat(ctx context.Context, g *group) {
+	if g.pulsing.CompareAndSwap(false, true) {
+		r.running.Go(func() {
+			defer g.pulsing.Store(false)
+			r.beat(ctx, g)
+		})
 	}
 }
 

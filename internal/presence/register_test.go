@@ -1,3 +1,5 @@
+//go:build !secondpass
+
 package presence
 
 import (
@@ -5,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"chatgate/internal/gatewaytest"
 	"chatgate/internal/keyspace"
@@ -245,36 +248,35 @@ func TestTheLimitTakesGhostsThenTheSilentThenTheOldest(t *testing.T) {
 	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r, func(c *Config) {
 			c.ConnectionsPerUser = 4
-			c.ReapAfter = patience // the ghosts stay
+			c.ReapAfter = time.Hour // the ghosts stay
 		})
-		a, b := f.gateway("a"), f.gateway("b")
+		// It doesn't run, so that nothing refreshes the silent one; its lease is long enough all the same.
+		a := f.prepare("a", func(c *Config) { c.Lease = time.Hour })
+		if err := a.registry.Join(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		b, other := f.gateway("b"), f.gateway("other")
 		oldest := a.connect("alice", "")
 		silent := a.connect("alice", "")
 		ghost := b.connect("alice", "")
 		newest := a.connect("alice", "")
-		// The silent one's last sign of life is 1.5 heartbeats and a second old.
-		f.shiftExpiry(silent, -(f.cfg.Heartbeat*3/2 + 1e9).Milliseconds())
+		f.shiftExpiry(silent, -(f.cfg.Heartbeat*3/2 + time.Second).Milliseconds())
 		b.stop()
-		f.wantAt("alice", oldest, silent, newest)
+		f.eventually(func() error { return other.at("alice", oldest, silent, newest) })
 
 		var marks []protocol.ConnID
-		a.obeys = false
 		for range 3 {
+			// Nobody is judged in a quiet time, which a busy machine may cause.
+			f.eventually(func() error { return other.at("alice", a.unmarked("alice")...) })
 			a.connect("alice", "")
 			for _, conn := range f.marked("alice") {
 				if !slices.Contains(marks, conn) {
 					marks = append(marks, conn)
 				}
 			}
-			f.wantAt("alice", a.unmarked("alice")...)
 		}
 		if want := []protocol.ConnID{ghost.Conn, silent.Conn, oldest.Conn}; !slices.Equal(marks, want) {
 			t.Errorf("went in the order %v, want %v", marks, want)
-		}
-		for _, e := range a.heldOf("alice") {
-			if slices.Contains(marks, e.Conn) {
-				a.disconnect(e)
-			}
 		}
 	})
 }
