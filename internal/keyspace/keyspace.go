@@ -106,6 +106,9 @@ func Conns(u protocol.UserID) string { return addressKey("c", protocol.UserAddre
 // State is the versioned online or offline state of a user.
 func State(u protocol.UserID) string { return addressKey("o", protocol.UserAddress(u)) }
 
+// Cursors is the hash device -> position up to which it has kept everything.
+func Cursors(u protocol.UserID) string { return addressKey("d", protocol.UserAddress(u)) }
+
 func groupKey(g Group, name string) string { return "cg:{" + string(g) + "}:" + name }
 
 // Leases is the sorted set gateway id -> end of its lease, in ms of Redis TIME.

@@ -41,3 +41,24 @@ local function pushPair(logKey, pair)
   end
   return kept
 end
+-- openLog(logKey, streamKey, line, fresh, ttl) -> the head, written when the log is
+-- new or its epoch has to roll, so that it has a position to tell
+local function openLog(logKey, streamKey, line, fresh, ttl)
+  local L = parseLog(redis.call('HGET', logKey, 'h'), line, fresh)
+  if L.dirty then
+    if L.new then redis.call('UNLINK', streamKey) end
+    if L.rolled then redis.call('HSET', logKey, 'p', pushPair(logKey, L.rolled)) end
+    -- When the log was extended is send's to say: it extends the stream as well.
+    redis.call('HSET', logKey, 'h', formatLog(L))
+    redis.call('PEXPIRE', logKey, ttl)
+  end
+  return L
+end
+-- firstOffset(L, streamKey) -> the oldest offset kept; top + 1 when nothing is
+local function firstOffset(L, streamKey)
+  if L.top > 0 then
+    local oldest = redis.call('XRANGE', streamKey, '-', '+', 'COUNT', 1)[1]
+    if oldest then return tonumber(string.match(oldest[1], '^%d+')) end
+  end
+  return L.top + 1
+end

@@ -55,20 +55,8 @@ local function evict(connsKey, others, limit, by)
 end
 
 local function position(logKey, streamKey)
-  local L = parseLog(redis.call('HGET', logKey, 'h'), line, ARGV[5])
-  if L.dirty then
-    if L.new then redis.call('UNLINK', streamKey) end
-    if L.rolled then redis.call('HSET', logKey, 'p', pushPair(logKey, L.rolled)) end
-    -- When the log was extended is send's to say: it extends the stream as well.
-    redis.call('HSET', logKey, 'h', formatLog(L))
-    redis.call('PEXPIRE', logKey, ARGV[6])
-  end
-  local first = L.top + 1
-  if L.top > 0 then
-    local oldest = redis.call('XRANGE', streamKey, '-', '+', 'COUNT', 1)[1]
-    if oldest then first = tonumber(string.match(oldest[1], '^%d+')) end
-  end
-  return L.epoch .. ' ' .. int(L.top) .. ' ' .. int(first)
+  local L = openLog(logKey, streamKey, line, ARGV[5], ARGV[6])
+  return L.epoch .. ' ' .. int(L.top) .. ' ' .. int(firstOffset(L, streamKey))
 end
 
 local function register(k, a)

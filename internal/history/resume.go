@@ -1,0 +1,98 @@
+package history
+
+import "chatgate/internal/protocol"
+
+// Reason says why messages between two positions can't be had.
+type Reason string
+
+// The reasons of a gap.
+const (
+	// Trimmed: they were older, or more, than the log keeps.
+	Trimmed Reason = "trimmed"
+	// Rolled: Redis' history changed; what was given at the end of the epoch
+	// before may be lost. On the wire it is "history".
+	Rolled Reason = "history"
+	// Ahead: the client has more than the log reaches to.
+	Ahead Reason = "ahead"
+)
+
+// Gap is a stretch a receiver will not get.
+type Gap struct {
+	Epoch    string
+	From, To uint64 // To is 0 when the end isn't known
+	Reason   Reason
+	Next     protocol.Position // where it goes on: before the next message
+}
+
+// Resumption is where a receiver goes on, and what it misses.
+type Resumption struct {
+	// Start is before the first message it will get, in the log's epoch.
+	Start uint64
+	Gaps  []Gap
+}
+
+// Recovered reports whether nothing is missing between the position that was
+// asked for and Start.
+func (r Resumption) Recovered() bool { return len(r.Gaps) == 0 }
+
+// Resume judges a position that a client gives. A position without an epoch asks
+// for everything above its offset that is kept.
+//
+// Epochs are compared before offsets: an offset means something in its own epoch
+// only. Offsets go on over a roll, so what a client had before the end of an old
+// epoch is below what it gets next.
+func (l *Log) Resume(at protocol.Position) Resumption {
+	var r Resumption
+	switch end, known := l.end(at.Epoch); {
+	case at.Epoch == "":
+		r.Start = min(max(at.Offset, l.First-1), l.Top)
+		if at.Offset > 0 && at.Offset < r.Start {
+			r.trimmed(l, at.Offset)
+		}
+		return r
+	case at.Epoch == l.Epoch && at.Offset > l.Top:
+		r.Start = l.Top
+		r.Gaps = []Gap{{Epoch: l.Epoch, From: l.Top + 1, To: at.Offset, Reason: Ahead, Next: l.position(l.Top)}}
+		return r
+	case at.Epoch == l.Epoch:
+		r.Start = at.Offset
+	case !known:
+		// An epoch this log never had, or forgot: all that is kept may be new.
+		r.Start = l.First - 1
+		r.Gaps = []Gap{{Epoch: at.Epoch, From: at.Offset + 1, Reason: Rolled, Next: l.position(r.Start)}}
+		return r
+	default:
+		r.Start = min(at.Offset, end)
+		gap := Gap{Epoch: at.Epoch, From: end + 1, Reason: Rolled, Next: l.position(r.Start)}
+		if at.Offset > end {
+			gap.To, gap.Reason = at.Offset, Ahead
+		}
+		r.Gaps = append(r.Gaps, gap)
+	}
+	if r.Start+1 < l.First {
+		r.trimmed(l, r.Start)
+	}
+	return r
+}
+
+func (r *Resumption) trimmed(l *Log, from uint64) {
+	r.Start = l.First - 1
+	r.Gaps = append(r.Gaps, Gap{Epoch: l.Epoch, From: from + 1, To: r.Start, Reason: Trimmed, Next: l.position(r.Start)})
+}
+
+func (l *Log) position(offset uint64) protocol.Position {
+	return protocol.Position{Epoch: l.Epoch, Offset: offset}
+}
+
+// end returns where an earlier epoch ended, as far as what followed still tells:
+// a later roll may have lost more than the epoch's own end.
+func (l *Log) end(epoch string) (uint64, bool) {
+	least := l.Top
+	for _, roll := range l.Rolls {
+		least = min(least, roll.Offset)
+		if roll.Epoch == epoch {
+			return least, true
+		}
+	}
+	return 0, false
+}
