@@ -2,33 +2,11 @@ package history
 
 import "chatgate/internal/protocol"
 
-// Reason says why messages between two positions can't be had.
-type Reason string
-
-// The reasons of a gap.
-const (
-	// Trimmed: they were older, or more, than the log keeps.
-	Trimmed Reason = "trimmed"
-	// Rolled: Redis' history changed; what was given at the end of the epoch
-	// before may be lost. On the wire it is "history".
-	Rolled Reason = "history"
-	// Ahead: the client has more than the log reaches to.
-	Ahead Reason = "ahead"
-)
-
-// Gap is a stretch a receiver will not get.
-type Gap struct {
-	Epoch    string
-	From, To uint64 // To is 0 when the end isn't known
-	Reason   Reason
-	Next     protocol.Position // where it goes on: before the next message
-}
-
 // Resumption is where a receiver goes on, and what it misses.
 type Resumption struct {
 	// Start is before the first message it will get, in the log's epoch.
 	Start uint64
-	Gaps  []Gap
+	Gaps  []protocol.Gap
 }
 
 // Recovered reports whether nothing is missing between the position that was
@@ -52,20 +30,20 @@ func (l *Log) Resume(at protocol.Position) Resumption {
 		return r
 	case at.Epoch == l.Epoch && at.Offset > l.Top:
 		r.Start = l.Top
-		r.Gaps = []Gap{{Epoch: l.Epoch, From: l.Top + 1, To: at.Offset, Reason: Ahead, Next: l.position(l.Top)}}
+		r.Gaps = []protocol.Gap{{Epoch: l.Epoch, From: l.Top + 1, To: at.Offset, Reason: protocol.GapAhead, Next: l.position(l.Top)}}
 		return r
 	case at.Epoch == l.Epoch:
 		r.Start = at.Offset
 	case !known:
 		// An epoch this log never had, or forgot: all that is kept may be new.
 		r.Start = l.First - 1
-		r.Gaps = []Gap{{Epoch: at.Epoch, From: at.Offset + 1, Reason: Rolled, Next: l.position(r.Start)}}
+		r.Gaps = []protocol.Gap{{Epoch: at.Epoch, From: at.Offset + 1, Reason: protocol.GapHistory, Next: l.position(r.Start)}}
 		return r
 	default:
 		r.Start = min(at.Offset, end)
-		gap := Gap{Epoch: at.Epoch, From: end + 1, Reason: Rolled, Next: l.position(r.Start)}
+		gap := protocol.Gap{Epoch: at.Epoch, From: end + 1, Reason: protocol.GapHistory, Next: l.position(r.Start)}
 		if at.Offset > end {
-			gap.To, gap.Reason = at.Offset, Ahead
+			gap.To, gap.Reason = at.Offset, protocol.GapAhead
 		}
 		r.Gaps = append(r.Gaps, gap)
 	}
@@ -77,7 +55,7 @@ func (l *Log) Resume(at protocol.Position) Resumption {
 
 func (r *Resumption) trimmed(l *Log, from uint64) {
 	r.Start = l.First - 1
-	r.Gaps = append(r.Gaps, Gap{Epoch: l.Epoch, From: from + 1, To: r.Start, Reason: Trimmed, Next: l.position(r.Start)})
+	r.Gaps = append(r.Gaps, protocol.Gap{Epoch: l.Epoch, From: from + 1, To: r.Start, Reason: protocol.GapTrimmed, Next: l.position(r.Start)})
 }
 
 func (l *Log) position(offset uint64) protocol.Position {

@@ -314,3 +314,83 @@ func appendString[T ~string | ~[]byte](dst []byte, s T) []byte {
 	dst = append(dst, s[start:]...)
 	return append(dst, '"')
 }
+
+// GapReason says why a receiver will not get a stretch of messages.
+type GapReason string
+
+// The values of GapReason.
+const (
+	GapTrimmed GapReason = "trimmed" // older, or more, than the log keeps
+	GapHistory GapReason = "history" // Redis' history changed: what the epoch had above from may be lost
+	GapAhead   GapReason = "ahead"   // the receiver has more than the log reaches to
+)
+
+// Gap names a stretch that a receiver will not get. From that epoch and offset on, Next is where it goes on.
+type Gap struct {
+	Room   RoomID // empty: the own inbox
+	Epoch  string
+	From   uint64
+	To     uint64 // 0: the end is not known
+	Reason GapReason
+	Next   Position // before the next message
+}
+
+// AppendGap encodes a gap frame.
+func AppendGap(dst []byte, g *Gap) []byte {
+	dst = append(dst, `{"type":"gap"`...)
+	if g.Room != "" {
+		dst = append(dst, `,"room":`...)
+		dst = appendString(dst, g.Room)
+	}
+	dst = append(dst, `,"epoch":`...)
+	dst = appendString(dst, g.Epoch)
+	dst = append(dst, `,"from":`...)
+	dst = strconv.AppendUint(dst, g.From, 10)
+	if g.To != 0 {
+		dst = append(dst, `,"to":`...)
+		dst = strconv.AppendUint(dst, g.To, 10)
+	}
+	dst = append(dst, `,"reason":`...)
+	dst = appendString(dst, g.Reason)
+	dst = append(dst, `,"next":{"epoch":`...)
+	dst = appendString(dst, g.Next.Epoch)
+	dst = append(dst, `,"offset":`...)
+	dst = strconv.AppendUint(dst, g.Next.Offset, 10)
+	return append(dst, "}}"...)
+}
+
+// HistoryHead is what stands before the messages of a history frame.
+type HistoryHead struct {
+	ID    []byte
+	Room  RoomID // empty: the own inbox
+	Epoch string
+	First uint64 // the oldest kept
+	Top   uint64 // the newest
+	More  bool   // the stretch goes on in the direction that was asked
+}
+
+// AppendHistoryHead encodes a history frame up to its messages. Each of them follows as AppendMessageHead and
+// AppendMessageTail make it, with a comma between two, and AppendHistoryTail ends the frame.
+func AppendHistoryHead(dst []byte, h *HistoryHead) []byte {
+	dst = append(dst, `{"type":"history"`...)
+	if len(h.ID) > 0 {
+		dst = append(dst, `,"id":`...)
+		dst = appendString(dst, h.ID)
+	}
+	if h.Room != "" {
+		dst = append(dst, `,"room":`...)
+		dst = appendString(dst, h.Room)
+	}
+	dst = append(dst, `,"epoch":`...)
+	dst = appendString(dst, h.Epoch)
+	dst = append(dst, `,"first":`...)
+	dst = strconv.AppendUint(dst, h.First, 10)
+	dst = append(dst, `,"top":`...)
+	dst = strconv.AppendUint(dst, h.Top, 10)
+	dst = append(dst, `,"more":`...)
+	dst = strconv.AppendBool(dst, h.More)
+	return append(dst, `,"messages":[`...)
+}
+
+// AppendHistoryTail ends a history frame.
+func AppendHistoryTail(dst []byte) []byte { return append(dst, "]}"...) }
