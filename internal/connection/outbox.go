@@ -151,6 +151,14 @@ func (c *Connection) reserve(size int) *chunk {
 	}
 }
 
+// Roomy reports whether at most half of what the outbox takes waits for the client: room enough for whoever sends a backlog at the
+// client's pace.
+func (c *Connection) Roomy() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.over(c.cfg.OutboxBytes / 2)
+}
+
 // over reports whether a further frame would exceed a limit. mu is held.
 func (c *Connection) over(size int) bool {
 	frames := 1

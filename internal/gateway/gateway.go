@@ -15,6 +15,7 @@ import (
 
 	"chatgate/internal/connection"
 	"chatgate/internal/handler"
+	"chatgate/internal/history"
 	"chatgate/internal/presence"
 	"chatgate/internal/protocol"
 	"chatgate/internal/router"
@@ -34,6 +35,7 @@ type Gateway struct {
 	conns     *connection.Config
 	manager   *connection.Manager
 	registry  *presence.Registry
+	history   *history.Reader
 	router    *router.Router
 	admission *handler.Admission
 	handler   *handler.Handler
@@ -101,10 +103,15 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	pc.Each = handler.Each(g.manager)
 	pc.OnVerdict = func(v presence.Verdict) { handler.Judged(g.manager, v, cfg.Cluster.ReapAfter) }
 	pc.Snapshot = g.snapshot
+	pc.OnPulse = func(group int, number uint64, line string) { g.router.Pulsed(group, number, line) }
 	g.registry = presence.New(b.client, pc)
 
+	hc := history.DefaultConfig()
+	hc.Layout, hc.Timeout = b.layout, cfg.Redis.Timeout
+	g.history = history.New(b.client, hc)
+
 	rc := router.DefaultConfig()
-	rc.Gateway, rc.Layout, rc.Log = id, b.layout, log
+	rc.Gateway, rc.Layout, rc.Log, rc.History = id, b.layout, log, g.history
 	rc.Starved = 4 * cfg.Cluster.PulseInterval
 	rc.OnKick = func(k protocol.Kick) { handler.Kicked(g.manager, k) }
 	g.router = router.New(b.client, b.lanes, g.registry, rc)
@@ -126,6 +133,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 		HeartbeatInterval: cfg.Heartbeat.Interval, PresenceTTL: cfg.Heartbeat.PresenceTTL,
 		MaxFrameBytes: int64(cfg.Limits.FrameBytes), MessageRate: cfg.Limits.MessageRate,
 		MaxBadFrames: 64, ReapedSpread: cfg.Cluster.ReapAfter, RegisterWait: 3 * time.Second,
+		CursorWindow: pc.RefreshWindow, History: g.history,
 	}, g.conns, g.manager, g.registry, g.router, g.admission)
 
 	if g.public, err = net.Listen("tcp", cfg.Listen); err != nil {
@@ -185,6 +193,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	start("presence", g.registry.Run)
 	start("router", g.router.Run)
 	start("connections", g.manager.Run)
+	start("cursors", g.handler.Run)
 	start("public listener", serveHTTP(g.public, g.publicMux(), g.log))
 	if g.internal != nil {
 		start("internal listener", serveHTTP(g.internal, g.internalMux(), g.log))

@@ -11,6 +11,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"chatgate/internal/connection"
+	"chatgate/internal/history"
 	"chatgate/internal/presence"
 	"chatgate/internal/protocol"
 	"chatgate/internal/router"
@@ -41,6 +42,10 @@ type Config struct {
 	ReapedSpread time.Duration
 	// RegisterWait bounds how long a register waits for Redis.
 	RegisterWait time.Duration
+	// CursorWindow is for how long what devices confirm is collected into one call.
+	CursorWindow time.Duration
+	// History reads the logs.
+	History *history.Reader
 }
 
 // Handler serves /ws.
@@ -52,6 +57,8 @@ type Handler struct {
 	registry  *presence.Registry
 	router    *router.Router
 	admission *Admission
+	history   *history.Reader
+	cursors   cursors
 	upgrader  websocket.Upgrader
 
 	sessions sync.WaitGroup
@@ -62,6 +69,7 @@ type Handler struct {
 func New(cfg Config, conns *connection.Config, manager *connection.Manager, registry *presence.Registry, r *router.Router, admission *Admission) *Handler {
 	return &Handler{
 		cfg: cfg, conns: conns, manager: manager, registry: registry, router: r, admission: admission,
+		history: cfg.History,
 		upgrader: websocket.Upgrader{
 			HandshakeTimeout: 5 * time.Second,
 			ReadBufferSize:   512, // net/http's 4 KB reader would stay with the connection

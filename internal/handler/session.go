@@ -10,6 +10,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"chatgate/internal/connection"
+	"chatgate/internal/history"
 	"chatgate/internal/presence"
 	"chatgate/internal/protocol"
 	"chatgate/internal/router"
@@ -55,6 +56,10 @@ func (s *session) handle(data []byte) {
 		s.message(f)
 	case protocol.TypePresence:
 		s.presence(f)
+	case protocol.TypeReceived:
+		s.received(f)
+	case protocol.TypeHistory:
+		s.history(f)
 	default:
 		s.refuse(&protocol.ReplyError{
 			ID: string(f.ID), Code: protocol.CodeUnknownType, Message: f.Type.String() + ": not served by this gateway",
@@ -109,11 +114,12 @@ func (s *session) register(f *protocol.Frame) {
 		s.conn.Close(connection.Cause{Kind: connection.KindReplaced})
 		return
 	case err != nil:
-		h.cfg.Log.Warn("register failed", "conn", s.conn, "user", string(s.entry.User), "err", err)
-		s.conn.ResetRegisterTimeout()
-		s.refuse(&protocol.ReplyError{
-			ID: string(f.ID), Code: protocol.CodeUnavailable, Message: "redis does not answer", RetryAfterMs: 1000,
-		})
+		s.unavailable(f, err)
+		return
+	}
+	open, err := s.start(ctx, f, reg)
+	if err != nil {
+		s.unavailable(f, err)
 		return
 	}
 	s.registered, s.refreshed = true, time.Now()
@@ -121,14 +127,125 @@ func (s *session) register(f *protocol.Frame) {
 		User: s.entry.User, Device: s.entry.Device, Meta: append([]byte(nil), f.Meta...), Entry: s.entry,
 	})
 	h.manager.Identify(s.conn)
-	// The router sends it: nothing of the inbox may come before it.
-	h.router.Live(protocol.UserAddress(s.entry.User), s.conn, protocol.Position{Epoch: reg.Epoch, Offset: reg.Top},
-		protocol.AppendRegistered(nil, &protocol.Registered{
-			UserID: s.entry.User, ConnID: s.conn.ID(), GatewayID: h.cfg.Gateway,
-			Epoch: reg.Epoch, Offset: reg.Top, First: reg.First, Top: reg.Top,
-			HeartbeatIntervalMs: h.cfg.HeartbeatInterval.Milliseconds(), PresenceTTLMs: h.cfg.PresenceTTL.Milliseconds(),
-			MaxFrameBytes: h.cfg.MaxFrameBytes, ServerTime: s.refreshed.UnixMilli(),
-		}))
+	frames := [][]byte{protocol.AppendRegistered(nil, &protocol.Registered{
+		UserID: s.entry.User, ConnID: s.conn.ID(), GatewayID: h.cfg.Gateway,
+		Epoch: open.at.Epoch, Offset: open.at.Offset, First: open.first, Top: open.top, Recovered: len(open.gaps) == 0,
+		HeartbeatIntervalMs: h.cfg.HeartbeatInterval.Milliseconds(), PresenceTTLMs: h.cfg.PresenceTTL.Milliseconds(),
+		MaxFrameBytes: h.cfg.MaxFrameBytes, ServerTime: s.refreshed.UnixMilli(),
+	})}
+	for i := range open.gaps {
+		frames = append(frames, protocol.AppendGap(nil, &open.gaps[i]))
+	}
+	h.router.Follow(protocol.UserAddress(s.entry.User), s.conn, open.at, frames...)
+}
+
+// unavailable refuses a register that Redis did not answer: its time starts anew.
+func (s *session) unavailable(f *protocol.Frame, err error) {
+	s.handler.cfg.Log.Warn("register failed", "conn", s.conn, "user", string(s.entry.User), "err", err)
+	s.conn.ResetRegisterTimeout()
+	s.refuse(&protocol.ReplyError{
+		ID: string(f.ID), Code: protocol.CodeUnavailable, Message: "redis does not answer", RetryAfterMs: 1000,
+	})
+}
+
+// opening is where a client goes on in a log.
+type opening struct {
+	at         protocol.Position
+	first, top uint64
+	gaps       []protocol.Gap
+}
+
+// newDeviceBacklog is how much of what is kept a device gets that was never seen.
+const newDeviceBacklog = 200
+
+// start finds out what the client gets: what it asks to resume from, else what
+// its device has not confirmed, else what comes from now on.
+func (s *session) start(ctx context.Context, f *protocol.Frame, reg presence.Registration) (opening, error) {
+	now := opening{at: protocol.Position{Epoch: reg.Epoch, Offset: reg.Top}, first: reg.First, top: reg.Top}
+	if !f.Resume.Set && s.entry.Device == "" {
+		return now, nil
+	}
+	var at protocol.Position
+	known := f.Resume.Set
+	if known {
+		at = protocol.Position{Epoch: string(f.Resume.Epoch), Offset: f.Resume.Offset}
+	} else {
+		var err error
+		if at, known, err = s.handler.history.Kept(ctx, s.entry.User, s.entry.Device); err != nil {
+			return now, err
+		}
+	}
+	logs, err := s.handler.history.Heads(ctx, protocol.UserAddress(s.entry.User))
+	if err != nil {
+		return now, err
+	}
+	log := &logs[0]
+	out := opening{first: log.First, top: log.Top}
+	if !known {
+		out.at = protocol.Position{Epoch: log.Epoch, Offset: max(log.First-1, log.Top-min(log.Top, newDeviceBacklog))}
+		return out, nil
+	}
+	r := log.Resume(at)
+	out.at, out.gaps = protocol.Position{Epoch: log.Epoch, Offset: r.Start}, r.Gaps
+	return out, nil
+}
+
+// received notes how far this device has kept what it got.
+func (s *session) received(f *protocol.Frame) {
+	if f.Room != nil || s.entry.Device == "" {
+		return // rooms have no cursors; a client without a device resumes by position
+	}
+	s.handler.cursors.note(history.Cursor{
+		User: s.entry.User, Device: s.entry.Device, At: protocol.Position{Epoch: string(f.Epoch), Offset: f.Offset},
+	})
+}
+
+// history answers with a page of the own inbox.
+func (s *session) history(f *protocol.Frame) {
+	if f.Room != nil {
+		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeNotJoined, Message: "room: not joined"})
+		return
+	}
+	if !s.allow(f, 1) {
+		return
+	}
+	page, err := s.page(f)
+	if err != nil {
+		s.refuse(&protocol.ReplyError{
+			ID: string(f.ID), Code: protocol.CodeUnavailable, Message: "redis does not answer", RetryAfterMs: 1000,
+		})
+		return
+	}
+	out := protocol.AppendHistoryHead(nil, &protocol.HistoryHead{
+		ID: f.ID, Epoch: page.Epoch, First: page.First, Top: page.Top, More: page.More,
+	})
+	for i := range page.Messages {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		m := &page.Messages[i]
+		out = protocol.AppendMessageTail(append(out, m.Frame...), page.Epoch, m.Offset)
+	}
+	s.conn.Send(protocol.AppendHistoryTail(out))
+}
+
+func (s *session) page(f *protocol.Frame) (history.Page, error) {
+	ctx, a, h := context.Background(), protocol.UserAddress(s.entry.User), s.handler.history
+	switch {
+	case f.HasBefore:
+		return h.Before(ctx, a, f.Before, f.Limit)
+	case !f.HasAfter:
+		return h.Before(ctx, a, history.Newest, f.Limit)
+	}
+	page, err := h.After(ctx, a, f.After, f.Limit)
+	if err != nil || f.Epoch == nil {
+		return page, err
+	}
+	// An offset means something in its own epoch only.
+	if r := page.Resume(protocol.Position{Epoch: string(f.Epoch), Offset: f.After}); r.Start < f.After {
+		return h.After(ctx, a, r.Start, f.Limit)
+	}
+	return page, nil
 }
 
 // heartbeat is answered from memory; presence hears of it within moments.

@@ -8,8 +8,8 @@ import (
 
 // counts counts what clients sent and what was refused.
 type counts struct {
-	frames, foreignOrigins, failedUpgrades atomic.Uint64
-	errors                                 [len(protocol.Errors)]atomic.Uint64
+	frames, foreignOrigins, failedUpgrades, cursors atomic.Uint64
+	errors                                          [len(protocol.Errors)]atomic.Uint64
 }
 
 func (c *counts) refused(code protocol.ErrorCode) {

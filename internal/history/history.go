@@ -31,7 +31,8 @@ type Config struct {
 	Layout keyspace.Layout
 	// Timeout bounds each call to Redis.
 	Timeout time.Duration
-	// PageBytes bounds the frames of one page; a single larger one still comes.
+	// PageBytes bounds the frames of one page, so that it fits one frame to a
+	// client; a single larger message still comes.
 	PageBytes int
 	// LogTTL is how long positions and cursors outlive their last use.
 	LogTTL time.Duration
@@ -41,7 +42,7 @@ type Config struct {
 
 // DefaultConfig returns the figures of docs/redis-model.md, without the layout.
 func DefaultConfig() Config {
-	return Config{Timeout: time.Second, PageBytes: 256 << 10, LogTTL: 37 * 24 * time.Hour, Devices: 64}
+	return Config{Timeout: time.Second, PageBytes: 56 << 10, LogTTL: 37 * 24 * time.Hour, Devices: 64}
 }
 
 // Reader reads logs.
@@ -77,6 +78,9 @@ type Message struct {
 	Time   int64  // when Redis stored it, ms since 1970
 	Frame  string // as protocol.AppendMessageHead made it, without its position
 }
+
+// Newest is an offset above every one there is, for Before.
+const Newest = 1<<53 - 1
 
 // Page is a stretch of a log.
 type Page struct {
@@ -204,8 +208,24 @@ type Cursor struct {
 	At     protocol.Position
 }
 
-// Keep moves cursors forward. All must be of one group.
+// Keep moves cursors forward: one call for each group they are in. It returns how
+// many moved; one that stands further, or whose position is not of the log, stays.
 func (r *Reader) Keep(ctx context.Context, cursors ...Cursor) (moved int, err error) {
+	groups := make(map[int][]Cursor)
+	for _, c := range cursors {
+		i := r.cfg.Layout.GroupIndex(protocol.UserAddress(c.User))
+		groups[i] = append(groups[i], c)
+	}
+	var errs []error
+	for _, group := range groups {
+		n, err := r.keepGroup(ctx, group)
+		moved += n
+		errs = append(errs, err)
+	}
+	return moved, errors.Join(errs...)
+}
+
+func (r *Reader) keepGroup(ctx context.Context, cursors []Cursor) (moved int, err error) {
 	keys := make([]string, 0, 2*len(cursors))
 	args := []any{r.cfg.LogTTL.Milliseconds(), r.cfg.Devices}
 	for _, c := range cursors {

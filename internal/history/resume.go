@@ -13,6 +13,11 @@ type Resumption struct {
 // asked for and Start.
 func (r Resumption) Recovered() bool { return len(r.Gaps) == 0 }
 
+// Continues reports whether the log goes on from a position with nothing missing.
+func (l *Log) Continues(at protocol.Position) bool {
+	return at.Epoch == l.Epoch && at.Offset <= l.Top && at.Offset+1 >= l.First
+}
+
 // Resume judges a position that a client gives. A position without an epoch asks
 // for everything above its offset that is kept.
 //

@@ -48,6 +48,9 @@ type Config struct {
 	// replacement or the limit, or reaped while this gateway was away. It must
 	// not block.
 	OnVerdict func(Verdict)
+	// OnPulse is told what Redis answered to each pulse: the group's index, the
+	// number of this gateway's channel and the history line. May be nil.
+	OnPulse func(group int, number uint64, line string)
 	// Each calls yield with every entry of this gateway, until it returns false:
 	// the caller keeps them, the Registry has no second index of connections.
 	Each func(yield func(*Entry) bool)

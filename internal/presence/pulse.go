@@ -199,6 +199,9 @@ func (r *Registry) pulseOnce(ctx context.Context, g *group, snapshot string) (pu
 		w.leases[protocol.GatewayID(leases[i])] = number(leases[i+1])
 	}
 	g.view.Store(w)
+	if r.cfg.OnPulse != nil {
+		r.cfg.OnPulse(g.index, uint64(number(f[3])), w.line)
+	}
 	return pulsed{
 		own:  number(f[4]),
 		dead: ids[protocol.GatewayID](f[6]), due: ids[protocol.UserID](f[7]),

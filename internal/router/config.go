@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"time"
 
+	"chatgate/internal/history"
 	"chatgate/internal/keyspace"
 	"chatgate/internal/protocol"
 )
@@ -15,6 +16,8 @@ type Config struct {
 	// Layout is how the keyspace is grouped.
 	Layout keyspace.Layout
 	Log    *slog.Logger
+	// History reads the logs.
+	History *history.Reader
 
 	// BatchMessages and BatchBytes bound one call; four times as many messages
 	// and twice as many bytes go when the last round trip took over SlowTrip.

@@ -2,7 +2,6 @@ package router
 
 import (
 	"context"
-	"strings"
 	"sync/atomic"
 
 	"chatgate/internal/connection"
@@ -30,8 +29,13 @@ type deliverer struct {
 	number uint64 // last number seen on the channel, when heard
 	heard  bool   // a number was seen: what comes next is known
 	wire   []byte // one frame with its WebSocket header, built once for all members
-	tail   []byte
-	out    connection.Batch
+	// expected is the number Redis gave with the last pulse, line its history line.
+	expected uint64
+	line     string
+	// checking is true while all feeds are compared with their logs, checkAgain
+	// that it has to be done once more.
+	checking, checkAgain bool
+	out                  connection.Batch
 }
 
 const (
@@ -146,12 +150,33 @@ func (d *deliverer) open(payload string) {
 }
 
 // sequence notes the channel's number. A channel is FIFO, so when the one before
-// isn't the last seen, publishes were lost between.
+// isn't the last seen, publishes were lost between; a smaller one means that Redis
+// lost its count, and who knows what else.
 func (d *deliverer) sequence(number, before uint64) {
-	if d.heard && before > d.number {
-		d.router.counts.missedPublishes.Add(before - d.number)
+	if d.heard && before != d.number {
+		if before > d.number {
+			d.router.counts.missedPublishes.Add(before - d.number)
+		}
+		d.check()
 	}
 	d.number, d.heard = number, true
+}
+
+// pulse hears from Redis itself, not by the channel, how far the channel should
+// be. By the next pulse that much must have come.
+func (d *deliverer) pulse(number uint64, line string) {
+	if d.expected > d.number {
+		d.router.counts.missedPublishes.Add(d.expected - d.number)
+		d.number = d.expected
+		d.check()
+	}
+	if d.expected = number; number < d.number {
+		d.expected = 0 // the count began anew; the channel will say so
+	}
+	if d.line != "" && d.line != line {
+		d.check()
+	}
+	d.line = line
 }
 
 func (d *deliverer) deliverAll(records protocol.Records) error {
@@ -174,74 +199,45 @@ func (d *deliverer) deliverMessage(rec *protocol.Record) {
 		d.router.counts.unheld.Add(1)
 		return
 	}
-	if rec.Epoch != "" && !d.advance(f, rec) {
-		return
-	}
-	var wire []byte
 	for i := range f.members {
-		m := &f.members[i]
-		if m.waiting != nil {
-			d.keep(m.waiting, rec)
-			continue
+		if w := f.members[i].waiting; w != nil {
+			w.keep(rec, d.router.cfg.HeldBytes)
 		}
-		if m.after != 0 && rec.Epoch != "" {
-			if rec.Offset <= m.after {
-				continue
-			}
-			m.after = 0
+	}
+	switch {
+	case f.epoch == "":
+		// Nobody is live yet.
+	case rec.Epoch == "":
+		d.fanOutEphemeral(f, rec)
+	case f.repairing != nil:
+		f.repairing.keep(rec, d.router.cfg.HeldBytes)
+	case rec.Epoch == f.epoch && rec.Offset <= f.offset:
+		d.router.counts.duplicates.Add(1)
+	case rec.Epoch == f.epoch && rec.Offset == f.offset+1:
+		f.offset = rec.Offset
+		d.fanOut(f, rec.Epoch, rec.Offset, rec.Frame)
+	default:
+		// A hole, or an epoch that is new here: the log knows.
+		d.router.counts.holes.Add(1)
+		if d.repair(rec.Address, f); f.repairing != nil {
+			f.repairing.keep(rec, d.router.cfg.HeldBytes)
 		}
-		if wire == nil {
-			wire = d.frame(rec.Epoch, rec.Offset, rec.Frame)
-		}
-		if d.out.AppendFrame(m.conn, wire) {
+	}
+}
+
+// fanOutEphemeral hands a message without position to the live members.
+func (d *deliverer) fanOutEphemeral(f *feed, rec *protocol.Record) {
+	wire := d.frame("", 0, rec.Frame)
+	for i := range f.members {
+		if m := &f.members[i]; m.waiting == nil && d.out.AppendFrame(m.conn, wire) {
 			d.router.counts.delivered.Add(1)
 		}
 	}
 }
 
-// advance moves the feed to a stored message's position; false for one that it
-// had already.
-func (d *deliverer) advance(f *feed, rec *protocol.Record) bool {
-	if rec.Epoch == f.epoch {
-		if rec.Offset <= f.offset {
-			d.router.counts.duplicates.Add(1)
-			return false
-		}
-		if rec.Offset != f.offset+1 {
-			d.router.counts.holes.Add(1)
-		}
-	}
-	if rec.Epoch != f.epoch {
-		f.epoch = strings.Clone(rec.Epoch) // not the envelope it came in
-		for i := range f.members {
-			f.members[i].after = 0 // an offset of the epoch before says nothing in this one
-		}
-	}
-	f.offset = rec.Offset
-	return true
-}
-
-// keep stores a message for a member that isn't live yet.
-func (d *deliverer) keep(w *waiting, rec *protocol.Record) {
-	if rec.Epoch == "" || w.overflow {
-		return
-	}
-	if w.bytes += len(rec.Frame); w.bytes > d.router.cfg.HeldBytes {
-		w.overflow, w.messages = true, nil
-		return
-	}
-	// The record aliases a whole envelope; what waits must not keep it alive.
-	w.messages = append(w.messages, waitingMessage{
-		epoch: strings.Clone(rec.Epoch), offset: rec.Offset, frame: strings.Clone(rec.Frame),
-	})
-}
-
 // frame builds the WebSocket frame of a message at its position. The result is
 // valid until the next call.
 func (d *deliverer) frame(epoch string, offset uint64, head string) []byte {
-	d.tail = protocol.AppendMessageTail(d.tail[:0], epoch, offset)
-	d.wire = connection.AppendTextHeader(d.wire[:0], len(head)+len(d.tail))
-	d.wire = append(d.wire, head...)
-	d.wire = append(d.wire, d.tail...)
+	d.wire = appendWire(d.wire[:0], epoch, offset, head)
 	return d.wire
 }

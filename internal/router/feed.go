@@ -1,20 +1,28 @@
 package router
 
 import (
+	"strings"
+
 	"chatgate/internal/connection"
+	"chatgate/internal/history"
 	"chatgate/internal/protocol"
 )
 
 // feed is one address on this gateway: its local connections and the last
 // position that was given to them. It belongs to its group's deliverer.
 type feed struct {
+	// epoch and offset are the position all live members have; epoch is empty
+	// before the first went live.
 	epoch   string
 	offset  uint64
 	members []member
+	// repairing is not nil while the log is read for the live members: what
+	// arrives meanwhile waits here.
+	repairing *waiting
 }
 
-// member is one connection of a feed. While it is being attached (waiting is not
-// nil) live messages are kept for it, until the position it starts at is known.
+// member is one connection of a feed. While it catches up (waiting is not nil)
+// live messages are kept for it, until what it read from the log reaches them.
 type member struct {
 	conn    *connection.Connection
 	waiting *waiting
@@ -23,7 +31,8 @@ type member struct {
 	after uint64
 }
 
-// waiting holds messages that arrived between attaching and going live.
+// waiting holds messages that arrive while the log is read, within bounds. What
+// is over them is dropped: it is in the log, and reading goes on.
 type waiting struct {
 	bytes    int
 	overflow bool
@@ -36,6 +45,41 @@ type waitingMessage struct {
 	frame  string
 }
 
+// keep stores a message, unless it is ephemeral: those are for who is live.
+func (w *waiting) keep(rec *protocol.Record, limit int) {
+	if rec.Epoch == "" || w.overflow {
+		return
+	}
+	if w.bytes += len(rec.Frame); w.bytes > limit {
+		w.overflow, w.messages = true, nil
+		return
+	}
+	// The record aliases a whole envelope; what waits must not keep it alive.
+	w.messages = append(w.messages, waitingMessage{
+		epoch: strings.Clone(rec.Epoch), offset: rec.Offset, frame: strings.Clone(rec.Frame),
+	})
+}
+
+// joins reports whether what waits goes on from a position without a hole, and
+// returns what of it is above.
+func (w *waiting) joins(at protocol.Position) ([]waitingMessage, bool) {
+	if w.overflow {
+		return nil, false
+	}
+	rest := w.messages
+	for len(rest) > 0 && rest[0].epoch == at.Epoch && rest[0].offset <= at.Offset {
+		rest = rest[1:]
+	}
+	next := at.Offset + 1
+	for i := range rest {
+		if rest[i].epoch != at.Epoch || rest[i].offset != next {
+			return nil, false
+		}
+		next++
+	}
+	return rest, true
+}
+
 func (f *feed) find(c *connection.Connection) int {
 	for i := range f.members {
 		if f.members[i].conn == c {
@@ -45,23 +89,46 @@ func (f *feed) find(c *connection.Connection) int {
 	return -1
 }
 
-// attach begins to keep messages of an address for a connection. It must come
+// lives reports whether the feed has a live member.
+func (f *feed) lives() bool {
+	for i := range f.members {
+		if f.members[i].waiting == nil {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *feed) position() protocol.Position {
+	return protocol.Position{Epoch: f.epoch, Offset: f.offset}
+}
+
+// Attach begins to keep messages of an address for a connection. It must come
 // before the connection is entered in the registry, so that nothing published to
-// this gateway for it is missed. Nothing is delivered before Live.
+// this gateway for it is missed. Nothing is delivered before Follow.
 func (r *Router) Attach(a protocol.Address, c *connection.Connection) {
 	r.command(a, command{kind: commandAttach, address: a, conn: c})
 }
 
-// Live lets an attached connection have its messages: first the frame (its
-// `registered`), then what came since at, then each as it arrives. It returns when
-// the frame is in the outbox, so answers to later frames come behind it.
-func (r *Router) Live(a protocol.Address, c *connection.Connection, at protocol.Position, frame []byte) {
-	done := make(chan struct{})
-	r.command(a, command{kind: commandLive, address: a, conn: c, at: at, frame: frame, done: done})
-	select {
-	case <-done:
-	case <-r.deliverers[r.cfg.Layout.GroupIndex(a)].stopped:
+// Follow gives an attached connection its messages: first the frames (its
+// `registered`, say), then everything above the position, from the log where it
+// must be, then each as it arrives. It returns when the frames are in the outbox,
+// so answers to later frames come behind them.
+func (r *Router) Follow(a protocol.Address, c *connection.Connection, at protocol.Position, frames ...[]byte) {
+	for _, f := range frames {
+		c.Append(f)
 	}
+	live := r.live(a, c, at)
+	c.Flush()
+	if !live {
+		r.catchUp(a, c, at)
+	}
+}
+
+// live makes a member live at a position; false: there is more between it and
+// what arrives, or the connection has left.
+func (r *Router) live(a protocol.Address, c *connection.Connection, at protocol.Position) bool {
+	return r.ask(a, command{kind: commandLive, address: a, conn: c, at: at})
 }
 
 // Detach ends a connection's part in an address.
@@ -69,11 +136,38 @@ func (r *Router) Detach(a protocol.Address, c *connection.Connection) {
 	r.command(a, command{kind: commandDetach, address: a, conn: c})
 }
 
+// Pulsed tells what Redis answered to a pulse of a group: the channel's number,
+// and its history line.
+func (r *Router) Pulsed(group int, number uint64, line string) {
+	d := r.deliverers[group]
+	select {
+	case d.commands <- command{kind: commandPulse, number: number, line: line}:
+	case <-d.stopped:
+	}
+}
+
+func (r *Router) deliverer(a protocol.Address) *deliverer {
+	return r.deliverers[r.cfg.Layout.GroupIndex(a)]
+}
+
 func (r *Router) command(a protocol.Address, cmd command) {
-	d := r.deliverers[r.cfg.Layout.GroupIndex(a)]
+	d := r.deliverer(a)
 	select {
 	case d.commands <- cmd:
 	case <-d.stopped:
+	}
+}
+
+// ask is command with an answer; true also when the deliverer has stopped, since
+// then there is nothing left to do.
+func (r *Router) ask(a protocol.Address, cmd command) bool {
+	cmd.answer = make(chan bool, 1)
+	r.command(a, cmd)
+	select {
+	case ok := <-cmd.answer:
+		return ok
+	case <-r.deliverer(a).stopped:
+		return true
 	}
 }
 
@@ -83,16 +177,28 @@ const (
 	commandAttach commandKind = iota
 	commandLive
 	commandDetach
+	commandRepair
+	commandHeads
+	commandPulse
+	commandCheck
 )
 
-// command changes a feed, in order with what is delivered.
+// command changes feeds, in order with what is delivered.
 type command struct {
 	kind    commandKind
 	address protocol.Address
 	conn    *connection.Connection
 	at      protocol.Position
-	frame   []byte
-	done    chan struct{} // of commandLive; closed when it is done
+	answer  chan bool // capacity 1; of commandLive and commandRepair
+
+	page *history.Page // of commandRepair: what was read above at
+	next *protocol.Position
+
+	addresses []protocol.Address // of commandHeads
+	heads     []history.Log
+
+	number uint64 // of commandPulse
+	line   string
 }
 
 func (d *deliverer) do(cmd command) {
@@ -105,56 +211,69 @@ func (d *deliverer) do(cmd command) {
 		}
 		f.members = append(f.members, member{conn: cmd.conn, waiting: &waiting{}})
 	case commandLive:
-		defer close(cmd.done)
-		if f == nil {
-			return
-		}
-		if i := f.find(cmd.conn); i >= 0 && f.members[i].waiting != nil {
-			d.live(f, &f.members[i], cmd)
-		}
+		cmd.answer <- d.live(f, cmd)
 	case commandDetach:
-		if f == nil {
-			return
+		if f != nil {
+			d.detach(f, cmd)
 		}
-		if i := f.find(cmd.conn); i >= 0 {
-			last := len(f.members) - 1
-			f.members[i] = f.members[last]
-			f.members[last] = member{}
-			f.members = f.members[:last]
-		}
-		if len(f.members) == 0 {
-			delete(d.feeds, cmd.address)
-		}
+	case commandRepair:
+		cmd.answer <- d.repaired(f, cmd)
+	case commandHeads:
+		d.compare(cmd.addresses, cmd.heads)
+	case commandPulse:
+		d.pulse(cmd.number, cmd.line)
+	case commandCheck:
+		d.check()
 	}
 }
 
-// live hands a member what it waited for. The position came from the script that
-// entered it in the registry; what was stored later was published here, so the
-// two leave no hole.
-func (d *deliverer) live(f *feed, m *member, cmd command) {
-	w := m.waiting
+func (d *deliverer) detach(f *feed, cmd command) {
+	if i := f.find(cmd.conn); i >= 0 {
+		last := len(f.members) - 1
+		f.members[i] = f.members[last]
+		f.members[last] = member{}
+		f.members = f.members[:last]
+	}
+	if len(f.members) == 0 {
+		delete(d.feeds, cmd.address)
+	}
+}
+
+// live makes a member live when what waits for it goes on from its position
+// without a hole. It answers true also when there is nothing left to do for it.
+func (d *deliverer) live(f *feed, cmd command) bool {
+	if f == nil {
+		return true
+	}
+	i := f.find(cmd.conn)
+	if i < 0 || f.members[i].waiting == nil {
+		return true
+	}
+	m := &f.members[i]
+	rest, ok := m.waiting.joins(cmd.at)
+	if !ok {
+		if m.waiting.overflow {
+			m.waiting = &waiting{}
+		}
+		return false
+	}
+	at := protocol.Position{Epoch: cmd.at.Epoch, Offset: cmd.at.Offset + uint64(len(rest))}
+	if !f.lives() {
+		f.epoch, f.offset, f.repairing = at.Epoch, at.Offset, nil
+	} else if f.epoch != at.Epoch {
+		// One of the two has not heard of a roll yet.
+		d.repair(cmd.address, f)
+		return false
+	} else if f.offset > at.Offset {
+		return false // the others have more, from the log
+	}
+	if f.offset < at.Offset {
+		m.after = at.Offset
+	}
 	m.waiting = nil
-	alone := len(f.members) == 1 || f.epoch == ""
-	if alone {
-		f.epoch, f.offset = cmd.at.Epoch, cmd.at.Offset
-	}
-	if f.epoch == cmd.at.Epoch && f.offset < cmd.at.Offset {
-		m.after = cmd.at.Offset
-	}
-	d.out.Append(m.conn, cmd.frame)
-	for i := range w.messages {
-		x := &w.messages[i]
-		if x.epoch == "" || x.epoch == cmd.at.Epoch && x.offset <= cmd.at.Offset {
-			continue
-		}
-		d.out.AppendFrame(m.conn, d.frame(x.epoch, x.offset, x.frame))
-		if alone {
-			f.epoch, f.offset = x.epoch, x.offset
-		}
+	for i := range rest {
+		d.out.AppendFrame(m.conn, d.frame(rest[i].epoch, rest[i].offset, rest[i].frame))
 		d.router.counts.delivered.Add(1)
 	}
-	if w.overflow {
-		// It came while more arrived than may wait: a resume fills the hole.
-		m.conn.Close(connection.Cause{Kind: connection.KindSlowConsumer})
-	}
+	return true
 }

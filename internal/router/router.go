@@ -33,6 +33,7 @@ type Router struct {
 	sendScript *redis.Script
 	sendText   string // of sendScript
 	began      time.Time
+	reading    chan struct{}   // a token for each read of a log under way
 	ctx        context.Context // a Router's lifetime: lanes outlive the Send that woke them
 	cancel     context.CancelFunc
 
@@ -54,6 +55,7 @@ type counts struct {
 	refusedUnavailable, refusedOverloaded             atomic.Uint64
 	envelopes, delivered, duplicates, unheld          atomic.Uint64
 	missedPublishes, holes, unreadable, subscriptions atomic.Uint64
+	repairs, checks, reads, gaps                      atomic.Uint64
 }
 
 // New returns a Router. laneClient must not retry (MaxRetries -1, DialerRetries 1):
@@ -65,6 +67,7 @@ func New(client, laneClient redis.UniversalClient, registry *presence.Registry, 
 	r := &Router{
 		cfg: cfg, registry: registry, client: client, began: time.Now(), ctx: ctx, cancel: cancel,
 		sendScript: redis.NewScript(text), sendText: text,
+		reading:    make(chan struct{}, reads),
 	}
 	r.lanes.client = laneClient
 	for _, g := range cfg.Layout.Groups() {
@@ -248,6 +251,7 @@ type Stats struct {
 	RefusedUnavailable, RefusedOverloaded             uint64
 	Envelopes, Delivered, Duplicates, Unheld          uint64
 	MissedPublishes, Holes, Unreadable, Subscriptions uint64
+	Repairs, Checks, Reads, Gaps                      uint64
 	Pending                                           int
 }
 
@@ -261,6 +265,7 @@ func (r *Router) Stats() Stats {
 		Envelopes: c.envelopes.Load(), Delivered: c.delivered.Load(), Duplicates: c.duplicates.Load(), Unheld: c.unheld.Load(),
 		MissedPublishes: c.missedPublishes.Load(), Holes: c.holes.Load(), Unreadable: c.unreadable.Load(),
 		Subscriptions: c.subscriptions.Load(),
+		Repairs:       c.repairs.Load(), Checks: c.checks.Load(), Reads: c.reads.Load(), Gaps: c.gaps.Load(),
 	}
 	for _, l := range r.lanes.all {
 		l.mu.Lock()

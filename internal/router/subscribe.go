@@ -65,6 +65,12 @@ func (d *deliverer) subscription(ctx context.Context) error {
 			}
 			d.subscribed.Store(true)
 			r.counts.subscriptions.Add(1)
+			// Whatever was published before this moment may have been missed.
+			select {
+			case d.commands <- command{kind: commandCheck}:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		case *redis.Message:
 			select {
 			case d.payloads <- v.Payload:

@@ -1,0 +1,119 @@
+package router
+
+import (
+	"context"
+	"time"
+
+	"chatgate/internal/connection"
+	"chatgate/internal/history"
+	"chatgate/internal/protocol"
+)
+
+const (
+	// pageMessages is how many messages one read of a log asks for.
+	pageMessages = 64
+	// reads bounds the reads of logs under way, whoever they are for.
+	reads = 16
+	// outboxPause is how often a full outbox is looked at again while a backlog
+	// waits for it.
+	outboxPause = 5 * time.Millisecond
+)
+
+// readAfter reads a page above a position, at most so many at a time.
+func (r *Router) readAfter(a protocol.Address, offset uint64) (history.Page, error) {
+	select {
+	case r.reading <- struct{}{}:
+		defer func() { <-r.reading }()
+	case <-r.ctx.Done():
+		return history.Page{}, context.Cause(r.ctx)
+	}
+	r.counts.reads.Add(1)
+	return r.cfg.History.After(r.ctx, a, offset, pageMessages)
+}
+
+// catchUp reads the log for one connection, in the background, at the pace of its
+// outbox, until it is live or gone.
+func (r *Router) catchUp(a protocol.Address, c *connection.Connection, at protocol.Position) {
+	r.running.Go(func() {
+		for r.step(a, c, &at) {
+		}
+	})
+}
+
+// step delivers one page; false when the member is live or gone.
+func (r *Router) step(a protocol.Address, c *connection.Connection, at *protocol.Position) bool {
+	if !r.awaitRoom(c) {
+		return false
+	}
+	page, err := r.readAfter(a, at.Offset)
+	if err != nil {
+		return r.rest(r.cfg.Probe)
+	}
+	asked := at.Offset
+	if !page.Continues(*at) {
+		s := page.Resume(*at)
+		for i := range s.Gaps {
+			r.counts.gaps.Add(1)
+			c.Append(protocol.AppendGap(nil, gapFor(a, &s.Gaps[i])))
+		}
+		*at = protocol.Position{Epoch: page.Epoch, Offset: s.Start}
+		c.Flush()
+		if s.Start != asked {
+			return true
+		}
+	}
+	var wire []byte
+	for i := range page.Messages {
+		m := &page.Messages[i]
+		wire = appendWire(wire[:0], page.Epoch, m.Offset, m.Frame)
+		if !c.AppendFrame(wire) {
+			return false
+		}
+		r.counts.delivered.Add(1)
+		at.Offset = m.Offset
+	}
+	c.Flush()
+	if page.More {
+		return true
+	}
+	if r.live(a, c, *at) {
+		c.Flush()
+		return false
+	}
+	return true
+}
+
+// awaitRoom waits until the client has taken half of what may wait for it; false
+// when the connection ends.
+func (r *Router) awaitRoom(c *connection.Connection) bool {
+	for {
+		if _, ended := c.Cause(); ended {
+			return false
+		}
+		if c.Roomy() {
+			return true
+		}
+		if !r.rest(outboxPause) {
+			return false
+		}
+	}
+}
+
+// rest pauses; false when the router ends.
+func (r *Router) rest(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-r.ctx.Done():
+		return false
+	}
+}
+
+func gapFor(a protocol.Address, g *protocol.Gap) *protocol.Gap {
+	if a.Kind() == 'r' {
+		g.Room = protocol.RoomID(a.Name())
+	}
+	return g
+}

@@ -1,0 +1,194 @@
+package router
+
+import (
+	"strings"
+
+	"chatgate/internal/connection"
+	"chatgate/internal/history"
+	"chatgate/internal/protocol"
+)
+
+// Pub/Sub is only the fast path; the log is the truth. A feed that notices a hole
+// or another epoch reads its log. A channel that missed a number, was subscribed
+// anew, or whose Redis tells another history has all its feeds compared with
+// their logs.
+
+// repair reads the log for a feed's live members, one read in flight. What
+// arrives meanwhile waits.
+func (d *deliverer) repair(a protocol.Address, f *feed) {
+	if f.repairing != nil || !f.lives() {
+		return
+	}
+	f.repairing = &waiting{}
+	d.router.counts.repairs.Add(1)
+	at := f.position()
+	d.router.running.Go(func() {
+		for d.router.repairStep(a, &at) {
+		}
+	})
+}
+
+// repairStep reads one page and has it delivered; false when the feed is whole.
+func (r *Router) repairStep(a protocol.Address, at *protocol.Position) bool {
+	page, err := r.readAfter(a, at.Offset)
+	if err != nil {
+		return r.rest(r.cfg.Probe)
+	}
+	return !r.ask(a, command{kind: commandRepair, address: a, at: *at, page: &page, next: at})
+}
+
+// repaired delivers what was read for a feed. It answers true when the feed is
+// whole; otherwise next is where reading goes on.
+func (d *deliverer) repaired(f *feed, cmd command) bool {
+	if f == nil || f.repairing == nil {
+		return true
+	}
+	if cmd.at != f.position() {
+		// Everybody left and somebody came while the page was read.
+		*cmd.next = f.position()
+		return false
+	}
+	page := cmd.page
+	if !page.Continues(cmd.at) {
+		d.announce(cmd.address, f, page)
+	}
+	if f.offset == cmd.at.Offset {
+		for i := range page.Messages {
+			m := &page.Messages[i]
+			f.offset = m.Offset
+			d.fanOut(f, page.Epoch, m.Offset, m.Frame)
+		}
+	}
+	*cmd.next = f.position()
+	if page.More || f.offset < page.Top {
+		return false
+	}
+	rest, ok := f.repairing.joins(f.position())
+	if !ok {
+		// What waits goes beyond what was read, or was too much: read on.
+		f.repairing = &waiting{}
+		return false
+	}
+	for i := range rest {
+		f.offset = rest[i].offset
+		d.fanOut(f, rest[i].epoch, rest[i].offset, rest[i].frame)
+	}
+	f.repairing = nil
+	return true
+}
+
+// announce tells live members of what they will not get, and moves the feed to
+// where it goes on.
+func (d *deliverer) announce(a protocol.Address, f *feed, page *history.Page) {
+	s := page.Resume(f.position())
+	f.epoch, f.offset = strings.Clone(page.Epoch), s.Start
+	for i := range s.Gaps {
+		frame := protocol.AppendGap(nil, gapFor(a, &s.Gaps[i]))
+		for j := range f.members {
+			if m := &f.members[j]; m.waiting == nil {
+				m.after = 0 // an offset of the epoch before says nothing in this one
+				d.router.counts.gaps.Add(1)
+				d.out.Append(m.conn, frame)
+			}
+		}
+	}
+}
+
+// fanOut hands a stored message to the live members. The frame is built once.
+func (d *deliverer) fanOut(f *feed, epoch string, offset uint64, head string) {
+	var wire []byte
+	for i := range f.members {
+		m := &f.members[i]
+		if m.waiting != nil {
+			continue
+		}
+		if m.after != 0 {
+			if offset <= m.after {
+				continue
+			}
+			m.after = 0
+		}
+		if wire == nil {
+			wire = d.frame(epoch, offset, head)
+		}
+		if d.out.AppendFrame(m.conn, wire) {
+			d.router.counts.delivered.Add(1)
+		}
+	}
+}
+
+// checkBatch is how many logs one call looks at.
+const checkBatch = 64
+
+// check compares all feeds of the group with their logs, in the background and
+// paced by its own round trips. A check that is asked for while one runs comes
+// after it.
+func (d *deliverer) check() {
+	if d.checking {
+		d.checkAgain = true
+		return
+	}
+	addresses := make([]protocol.Address, 0, len(d.feeds))
+	for a, f := range d.feeds {
+		if f.lives() {
+			addresses = append(addresses, a)
+		}
+	}
+	if len(addresses) == 0 {
+		return
+	}
+	d.checking = true
+	d.router.counts.checks.Add(1)
+	d.router.running.Go(func() { d.router.checkAll(d, addresses) })
+}
+
+func (r *Router) checkAll(d *deliverer, addresses []protocol.Address) {
+	for len(addresses) > 0 {
+		// On Cluster a group is one partition, elsewhere everything is one group.
+		some := addresses[:min(checkBatch, len(addresses))]
+		heads, err := r.cfg.History.Heads(r.ctx, some...)
+		if err != nil {
+			if !r.rest(r.cfg.Probe) {
+				return
+			}
+			continue
+		}
+		addresses = addresses[len(some):]
+		cmd := command{kind: commandHeads, addresses: some, heads: heads}
+		select {
+		case d.commands <- cmd:
+		case <-d.stopped:
+			return
+		}
+	}
+	select {
+	case d.commands <- command{kind: commandHeads}: // the end
+	case <-d.stopped:
+	}
+}
+
+// compare repairs the feeds that are behind their logs.
+func (d *deliverer) compare(addresses []protocol.Address, heads []history.Log) {
+	for i, a := range addresses {
+		f := d.feeds[a]
+		if f != nil && f.repairing == nil && f.lives() && (heads[i].Epoch != f.epoch || heads[i].Top > f.offset) {
+			d.repair(a, f)
+		}
+	}
+	if len(addresses) == 0 {
+		d.checking = false
+		if d.checkAgain {
+			d.checkAgain = false
+			d.check()
+		}
+	}
+}
+
+// appendWire builds the WebSocket frame of a message at its position.
+func appendWire(dst []byte, epoch string, offset uint64, head string) []byte {
+	var tail [96]byte
+	t := protocol.AppendMessageTail(tail[:0], epoch, offset)
+	dst = connection.AppendTextHeader(dst, len(head)+len(t))
+	dst = append(dst, head...)
+	return append(dst, t...)
+}
