@@ -136,7 +136,7 @@ func (s *session) register(f *protocol.Frame) {
 	for i := range open.gaps {
 		frames = append(frames, protocol.AppendGap(nil, &open.gaps[i]))
 	}
-	h.router.Follow(protocol.UserAddress(s.entry.User), s.conn, open.at, frames...)
+	h.router.Follow(protocol.UserAddress(s.entry.User), s.conn, open.at, open.top, frames...)
 }
 
 // unavailable refuses a register that Redis did not answer: its time starts anew.

@@ -111,18 +111,18 @@ func (r *Router) Attach(a protocol.Address, c *connection.Connection) {
 }
 
 // Follow gives an attached connection its messages: first the frames (its
-// `registered`, say), then everything above the position, from the log where it
-// must be, then each as it arrives. It returns when the frames are in the outbox,
-// so answers to later frames come behind them.
-func (r *Router) Follow(a protocol.Address, c *connection.Connection, at protocol.Position, frames ...[]byte) {
+// `registered`, say), then everything above the position, then each as it arrives.
+// Up to top, which the log had when the connection was entered in the registry,
+// everything comes from the log; above, from the log where it must. Follow returns
+// when the frames are in the outbox, so answers to later frames come behind them.
+func (r *Router) Follow(a protocol.Address, c *connection.Connection, at protocol.Position, top uint64, frames ...[]byte) {
 	for _, f := range frames {
 		c.Append(f)
 	}
-	live := r.live(a, c, at)
-	c.Flush()
-	if !live {
+	if at.Offset < top || !r.live(a, c, at) {
 		r.catchUp(a, c, at)
 	}
+	c.Flush()
 }
 
 // live makes a member live at a position; false: there is more between it and
