@@ -20,8 +20,7 @@ type call struct {
 	keys      []string
 	args      []any
 	addresses map[protocol.Address]int
-	scratch   []byte
-	line      []any // the whole command
+	command   []any // the whole of it, as it goes out
 }
 
 // once is a command that the client library doesn't repeat by itself, which it
@@ -42,70 +41,70 @@ func (c *call) run(ctx context.Context, r *Router) (any, error) {
 }
 
 func (c *call) eval(ctx context.Context, r *Router, name, script string) (any, error) {
-	c.line = append(c.line[:0], name, script, len(c.keys))
+	c.command = append(c.command[:0], name, script, len(c.keys))
 	for _, k := range c.keys {
-		c.line = append(c.line, k)
+		c.command = append(c.command, k)
 	}
-	c.line = append(c.line, c.args...)
-	cmd := redis.NewCmd(ctx, c.line...)
+	c.command = append(c.command, c.args...)
+	cmd := redis.NewCmd(ctx, c.command...)
 	cmd.SetFirstKeyPos(3)
 	err := r.lanes.client.Process(ctx, once{cmd})
 	return cmd.Val(), err
 }
 
-// build writes KEYS and ARGV for the lane's batch, as lua/send.lua says.
-func (c *call) build(l *lane) {
+// build writes KEYS and ARGV for a batch, as lua/send.lua says. The call does
+// nothing when Redis tells another history than line; an empty one is any.
+func (c *call) build(l *lane, batch []*Message, line string) {
 	cfg := &l.router.cfg
 	c.keys = append(c.keys[:0], keyspace.Leases(l.group), keyspace.Line(l.group), keyspace.Numbers(l.group))
 	c.args = append(c.args[:0], protocol.NewEpoch(), cfg.Kept, cfg.Retention.Milliseconds(), cfg.LogTTL.Milliseconds(),
-		keyspace.ChannelPrefix(l.group), 0)
+		keyspace.ChannelPrefix(l.group), line)
 	if c.addresses == nil {
 		c.addresses = make(map[protocol.Address]int)
 	}
 	clear(c.addresses)
-	for _, m := range l.batch {
+	for _, m := range batch {
 		if _, ok := c.addresses[m.To]; ok {
 			continue
 		}
 		c.addresses[m.To] = len(c.addresses) + 1
 		c.keys = append(c.keys, keyspace.Holders(m.To), keyspace.Log(m.To), keyspace.Stream(m.To))
 	}
-	c.args[5] = len(c.addresses)
-	for _, m := range l.batch {
-		c.scratch = m.prepare(c.scratch, c.addresses[m.To])
+	for _, m := range batch {
+		m.prepare(c.addresses[m.To])
 		c.args = append(c.args, m.head, m.Frame)
 	}
 }
 
-// read takes the script's answer apart into the results of the batch.
-func (c *call) read(l *lane, reply any) error {
+// errAnotherLine says that Redis tells another history than the lane knows: a
+// restart or a failover may have lost what was acknowledged last.
+var errAnotherLine = errors.New("router: redis tells another history")
+
+// read takes the script's answer apart into the results of the batch, and returns
+// Redis' history line. errAnotherLine comes with the new line.
+func (c *call) read(batch []*Message, expected string, reply any) (line string, err error) {
 	text, ok := reply.(string)
 	if !ok {
-		return fmt.Errorf("router: send answered %T", reply)
+		return "", fmt.Errorf("router: send answered %T", reply)
 	}
-	if len(l.batch) == 0 {
-		return nil
+	line, text, _ = strings.Cut(text, "\n")
+	if expected != "" && line != expected {
+		return line, errAnotherLine
 	}
-	for i, m := range l.batch {
-		line, rest, more := strings.Cut(text, "\n")
-		if more != (i < len(l.batch)-1) {
-			return fmt.Errorf("router: send answered another number of lines than %d", len(l.batch))
+	for i, m := range batch {
+		answer, rest, more := strings.Cut(text, "\n")
+		if more != (i < len(batch)-1) {
+			return line, fmt.Errorf("router: send answered another number of lines than %d", len(batch))
 		}
-		if text = rest; line == "c" {
+		if text = rest; answer == "c" {
 			m.fail(protocol.CodeConflict, "id was used for another content", 0)
-			l.router.counts.conflicts.Add(1)
 			continue
 		}
-		if err := m.Result.parse(line); err != nil {
-			return err
-		}
-		if m.Result.Status == protocol.StatusRouted {
-			l.router.counts.routed.Add(1)
-		} else {
-			l.router.counts.stored.Add(1)
+		if err := m.Result.parse(answer); err != nil {
+			return line, err
 		}
 	}
-	return nil
+	return line, nil
 }
 
 func (r *Result) parse(line string) error {

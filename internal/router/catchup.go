@@ -34,7 +34,7 @@ func (r *Router) readAfter(a protocol.Address, offset uint64) (history.Page, err
 // catchUp reads the log for one connection, in the background, at the pace of its
 // outbox, until it is live or gone.
 func (r *Router) catchUp(a protocol.Address, c *connection.Connection, at protocol.Position) {
-	r.running.Go(func() {
+	r.spawn(func() {
 		for r.step(a, c, &at) {
 		}
 	})

@@ -37,6 +37,11 @@ type Config struct {
 	// Probe is how often an unreachable Redis is asked whether it is back.
 	Probe time.Duration
 
+	// HealFor is for how long acknowledged messages are kept to be sent again when
+	// Redis lost them, HealBytes how much is kept for it in each lane.
+	HealFor   time.Duration
+	HealBytes int
+
 	// HoldersTTL is how long ephemeral messages trust a cached list of holders.
 	HoldersTTL time.Duration
 	// Starved is the silence on a channel after which it is subscribed anew: a
@@ -61,6 +66,7 @@ func DefaultConfig() Config {
 		LaneBytes: 8 << 20, LaneWait: 300 * time.Millisecond,
 		Attempt: 330 * time.Millisecond, Attempts: 3,
 		Suspect: 250 * time.Millisecond, Probe: 100 * time.Millisecond,
+		HealFor: 10 * time.Second, HealBytes: 32 << 20,
 		HoldersTTL: time.Second, Starved: 4 * time.Second, HeldBytes: 256 << 10,
 		Kept: 1000, Retention: 7 * 24 * time.Hour, LogTTL: 37 * 24 * time.Hour,
 	}

@@ -139,6 +139,7 @@ func (r *Router) Detach(a protocol.Address, c *connection.Connection) {
 // Pulsed tells what Redis answered to a pulse of a group: the channel's number,
 // and its history line.
 func (r *Router) Pulsed(group int, number uint64, line string) {
+	r.lanes.all[group].hear(line)
 	d := r.deliverers[group]
 	select {
 	case d.commands <- command{kind: commandPulse, number: number, line: line}:

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,10 +32,15 @@ type lane struct {
 	down    bool          // guarded by mu; Redis did not answer: refuse at once
 	closed  bool          // guarded by mu; Run is about to return
 
+	heard  string // guarded by mu; the history line of the last pulse
+	nudged bool   // guarded by mu; send a batch although it is empty
+
 	// Owned by the worker.
-	batch []*Message
-	call  call
-	out   connection.Batch
+	batch  []*Message
+	call   call
+	out    connection.Batch
+	line   string // the history under which recent was acknowledged
+	recent recent
 }
 
 // put takes a message, or refuses it by setting its Result.
@@ -98,10 +104,11 @@ func (l *lane) take() bool {
 		l.bytes -= l.pending[n].size()
 		n++
 	}
-	if n == 0 {
+	if n == 0 && !l.nudged {
 		l.busy = false
 		return false
 	}
+	l.nudged = false
 	l.batch = append(l.batch[:0], l.pending[:n]...)
 	rest := copy(l.pending, l.pending[n:])
 	clear(l.pending[rest:])
@@ -144,29 +151,31 @@ func (l *lane) work() {
 }
 
 // send carries the batch to Redis: the identical call, in order, at most
-// Attempts times. It returns nil when Redis answered.
+// Attempts times; when Redis tells another history, what it may have lost goes
+// before. It returns nil when Redis answered.
 func (l *lane) send() error {
 	cfg := &l.router.cfg
-	l.call.build(l)
 	began := time.Now()
 	var err error
 	ambiguous := false // an attempt may have been executed
 	tried := began
-	for attempt := range cfg.Attempts {
-		l.pause(time.Duration(attempt)*cfg.Attempt/10 - time.Since(tried))
-		ctx, cancel := context.WithTimeout(l.router.ctx, cfg.Attempt)
+	for tries := 0; tries < cfg.Attempts; tries++ {
+		l.pause(time.Duration(tries)*cfg.Attempt/10 - time.Since(tried))
 		tried = time.Now()
-		var reply any
-		reply, err = l.call.run(ctx, l.router)
-		cancel()
-		l.router.counts.calls.Add(1)
-		if err == nil {
-			if err = l.call.read(l, reply); err == nil {
-				l.measure(time.Since(tried))
-				return nil
+		var line string
+		line, err = l.attempt(l.batch, l.line)
+		if errors.Is(err, errAnotherLine) {
+			if err = l.heal(line); err == nil {
+				tries--
+				continue
 			}
 		}
-		if !notExecuted(err) {
+		if err == nil {
+			l.line = line
+			l.settle()
+			return nil
+		}
+		if !notExecuted(err) && !errors.Is(err, errAnotherLine) {
 			ambiguous = true
 		}
 		if l.router.ctx.Err() != nil || time.Since(began) > time.Duration(cfg.Attempts)*cfg.Attempt {
@@ -203,6 +212,41 @@ func (l *lane) pause(d time.Duration) {
 	}
 }
 
+// attempt makes one call for a batch and sets its results.
+func (l *lane) attempt(batch []*Message, line string) (string, error) {
+	ctx, cancel := context.WithTimeout(l.router.ctx, l.router.cfg.Attempt)
+	defer cancel()
+	began := time.Now()
+	l.call.build(l, batch, line)
+	reply, err := l.call.run(ctx, l.router)
+	l.router.counts.calls.Add(1)
+	if err != nil {
+		return "", err
+	}
+	l.measure(time.Since(began))
+	return l.call.read(batch, line, reply)
+}
+
+// settle counts what became of the batch, and keeps what was acknowledged for as
+// long as Redis might lose it.
+func (l *lane) settle() {
+	now := time.Now()
+	for _, m := range l.batch {
+		switch {
+		case m.Result.Err != nil:
+			l.router.counts.conflicts.Add(1)
+			continue
+		case m.Result.Status == protocol.StatusRouted:
+			l.router.counts.routed.Add(1)
+		default:
+			l.router.counts.stored.Add(1)
+		}
+		l.recent.add(m, now)
+	}
+	early := l.recent.trim(now.Add(-l.router.cfg.HealFor), l.router.cfg.HealBytes)
+	l.router.counts.unhealable.Add(uint64(early))
+}
+
 // measure smooths the length of a call over about eight of them.
 func (l *lane) measure(d time.Duration) {
 	l.mu.Lock()
@@ -225,11 +269,7 @@ func (l *lane) probe() {
 		case <-tick.C:
 		}
 		l.batch = l.batch[:0]
-		l.call.build(l)
-		ctx, cancel := context.WithTimeout(l.router.ctx, cfg.Attempt)
-		_, err := l.call.run(ctx, l.router)
-		cancel()
-		if err == nil {
+		if _, err := l.attempt(nil, ""); err == nil {
 			return
 		}
 	}

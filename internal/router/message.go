@@ -33,8 +33,10 @@ type Message struct {
 	// Result is set before Done is called.
 	Result Result
 
-	next time.Time // when it entered the lane
-	head []byte    // see send.lua
+	next    time.Time // when it entered the lane
+	key     [16]byte  // of (From, ID)
+	content [8]byte   // of Content
+	head    []byte    // see send.lua
 }
 
 // Result is what became of a message.
@@ -49,21 +51,26 @@ type Result struct {
 	Ts      int64
 }
 
-// prepare computes the keys of dedupe: a sender's id names one message, and the
-// hash of its content tells a repeat from another message under the same id.
-// Both are truncated SHA-256, so that no sender can make up a pair that collides
-// with somebody else's.
-func (m *Message) prepare(scratch []byte, address int) []byte {
-	scratch = binary.BigEndian.AppendUint16(scratch[:0], uint16(len(m.From)))
-	scratch = append(scratch, m.From...)
-	scratch = append(scratch, m.ID...)
-	key, content := sha256.Sum256(scratch), sha256.Sum256(m.Content)
-	m.head = append(m.head[:0], key[:16]...)
+// hash computes the keys of dedupe: a sender's id names one message, and the hash
+// of its content tells a repeat from another message under the same id. Both are
+// truncated SHA-256, so that no sender can make up a pair that collides with
+// somebody else's.
+func (m *Message) hash() {
+	m.head = binary.BigEndian.AppendUint16(m.head[:0], uint16(len(m.From)))
+	m.head = append(m.head, m.From...)
+	m.head = append(m.head, m.ID...)
+	key, content := sha256.Sum256(m.head), sha256.Sum256(m.Content)
+	m.key, m.content = [16]byte(key[:16]), [8]byte(content[:8])
+}
+
+// prepare writes the head that lua/send.lua takes, for the message's place among
+// the addresses of its call.
+func (m *Message) prepare(address int) {
+	m.head = append(m.head[:0], m.key[:]...)
 	m.head = append(m.head, byte('0'+address/100%10), byte('0'+address/10%10), byte('0'+address%10))
-	m.head = append(m.head, content[:8]...)
+	m.head = append(m.head, m.content[:]...)
 	m.head = strconv.AppendInt(m.head, max(m.Ts, minTs), 10)
 	m.head = protocol.AppendRecordHead(m.head, m.To, len(m.Frame))
-	return scratch
 }
 
 // minTs is the first time in ms with the 13 digits that send.lua cuts out; the

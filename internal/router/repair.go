@@ -22,7 +22,7 @@ func (d *deliverer) repair(a protocol.Address, f *feed) {
 	f.repairing = &waiting{}
 	d.router.counts.repairs.Add(1)
 	at := f.position()
-	d.router.running.Go(func() {
+	d.router.spawn(func() {
 		for d.router.repairStep(a, &at) {
 		}
 	})
@@ -139,7 +139,7 @@ func (d *deliverer) check() {
 	}
 	d.checking = true
 	d.router.counts.checks.Add(1)
-	d.router.running.Go(func() { d.router.checkAll(d, addresses) })
+	d.router.spawn(func() { d.router.checkAll(d, addresses) })
 }
 
 func (r *Router) checkAll(d *deliverer, addresses []protocol.Address) {

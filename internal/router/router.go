@@ -37,7 +37,10 @@ type Router struct {
 	ctx        context.Context // a Router's lifetime: lanes outlive the Send that woke them
 	cancel     context.CancelFunc
 
-	running sync.WaitGroup // workers of lanes, joined by Run
+	running sync.WaitGroup // workers of lanes and reads of logs, joined by Run
+
+	mu      sync.Mutex
+	closing bool // guarded by mu; nothing may be spawned any more
 	counts  counts
 }
 
@@ -55,7 +58,7 @@ type counts struct {
 	refusedUnavailable, refusedOverloaded             atomic.Uint64
 	envelopes, delivered, duplicates, unheld          atomic.Uint64
 	missedPublishes, holes, unreadable, subscriptions atomic.Uint64
-	repairs, checks, reads, gaps                      atomic.Uint64
+	repairs, checks, reads, gaps, healed, unhealable  atomic.Uint64
 }
 
 // New returns a Router. laneClient must not retry (MaxRetries -1, DialerRetries 1):
@@ -67,7 +70,7 @@ func New(client, laneClient redis.UniversalClient, registry *presence.Registry, 
 	r := &Router{
 		cfg: cfg, registry: registry, client: client, began: time.Now(), ctx: ctx, cancel: cancel,
 		sendScript: redis.NewScript(text), sendText: text,
-		reading:    make(chan struct{}, reads),
+		reading: make(chan struct{}, reads),
 	}
 	r.lanes.client = laneClient
 	for _, g := range cfg.Layout.Groups() {
@@ -90,6 +93,7 @@ func (r *Router) Send(out *connection.Batch, m *Message) {
 	if m.Ephemeral {
 		taken = r.ephemeral.put(m)
 	} else {
+		m.hash()
 		taken = r.lanes.all[r.cfg.Layout.GroupIndex(m.To)].put(m)
 	}
 	if !taken {
@@ -119,6 +123,9 @@ func (r *Router) Run(ctx context.Context) error {
 // close lets no lane take a message any more. When it returns, every message that
 // was taken has its worker, counted in running.
 func (r *Router) close() {
+	r.mu.Lock()
+	r.closing = true
+	r.mu.Unlock()
 	for _, l := range r.lanes.all {
 		l.mu.Lock()
 		l.closed = true
@@ -127,6 +134,15 @@ func (r *Router) close() {
 	r.ephemeral.mu.Lock()
 	r.ephemeral.closed = true
 	r.ephemeral.mu.Unlock()
+}
+
+// spawn runs f in the background, joined by Run; not at all once Run ends.
+func (r *Router) spawn(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.closing {
+		r.running.Go(f)
+	}
 }
 
 // watch refuses what waits behind a call that has been out for too long: with a
@@ -251,7 +267,7 @@ type Stats struct {
 	RefusedUnavailable, RefusedOverloaded             uint64
 	Envelopes, Delivered, Duplicates, Unheld          uint64
 	MissedPublishes, Holes, Unreadable, Subscriptions uint64
-	Repairs, Checks, Reads, Gaps                      uint64
+	Repairs, Checks, Reads, Gaps, Healed, Unhealable  uint64
 	Pending                                           int
 }
 
@@ -266,6 +282,7 @@ func (r *Router) Stats() Stats {
 		MissedPublishes: c.missedPublishes.Load(), Holes: c.holes.Load(), Unreadable: c.unreadable.Load(),
 		Subscriptions: c.subscriptions.Load(),
 		Repairs:       c.repairs.Load(), Checks: c.checks.Load(), Reads: c.reads.Load(), Gaps: c.gaps.Load(),
+		Healed: c.healed.Load(), Unhealable: c.unhealable.Load(),
 	}
 	for _, l := range r.lanes.all {
 		l.mu.Lock()

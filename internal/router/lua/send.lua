@@ -4,14 +4,16 @@
 -- KEYS  1 lease  2 line  3 num
 --       then for each distinct address: holders, log, stream
 -- ARGV  1 fresh epoch  2 messages kept  3 stream TTL ms  4 log TTL ms
---       5 channel prefix  6 number of distinct addresses n
+--       5 channel prefix  6 the history line the gateway knows ('': any)
 --       then for each message: head, frame
 --         head   16 bytes of H(sender, id), 3 digits: the address, from 1, then
 --                8 bytes of H(content), 13 digits: the time of the message in ms,
 --                then the rest of its record's head (protocol/envelope.go), from
 --                the space behind the offset to the address
 --         frame  the message as its receiver gets it, without its position
--- Returns one line for each message, joined by LF:
+-- Returns Redis' history line, and nothing else was done when it is not the one
+-- the gateway knows; otherwise it is followed by one line for each message, all
+-- joined by LF:
 --   "status epoch offset devices ms"  status r (routed) or s (stored); devices is
 --                                     the connections of the gateways that
 --                                     confirmed; ms is the message's time
@@ -32,8 +34,9 @@
 
 local call, sub, byte = redis.call, string.sub, string.byte
 local fresh, kept, streamTTL, logTTL, prefix = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
-local n = tonumber(ARGV[6])
 local line = historyLine()
+if ARGV[6] ~= '' and ARGV[6] ~= line then return line end
+local n = (#KEYS - 3) / 3 -- distinct addresses
 local nowMs, nowS = int(now), int(now / 1000)
 
 -- By address: the head of its log, and holders as gateway, count, ...
@@ -199,4 +202,5 @@ for a = 1, n do
     if due then extend(L, logKey, KEYS[3 + 3 * a]) end
   end
 end
-return table.concat(answer, '\n')
+if m == 0 then return line end
+return line .. '\n' .. table.concat(answer, '\n')

@@ -1,0 +1,123 @@
+package router
+
+import (
+	"encoding/binary"
+	"time"
+
+	"chatgate/internal/protocol"
+)
+
+// Redis may lose the end of what it acknowledged: a restart without AOF, a
+// failover. Every gateway keeps what it had acknowledged lately, and when Redis
+// tells another history sends it again before anything newer. What survived is
+// known by its dedupe record and not stored twice; what was lost is stored now.
+
+// recent is what a lane had acknowledged in the last HealFor, encoded one behind
+// the other. It belongs to the lane's worker.
+type recent struct {
+	chunks []recentChunk
+	bytes  int
+}
+
+type recentChunk struct {
+	newest time.Time
+	b      []byte
+}
+
+const (
+	// recentChunkBytes is the step in which memory is taken and given back.
+	recentChunkBytes = 64 << 10
+	// recentHead is the bytes of a record before address and frame: the two
+	// lengths, both hashes and the time.
+	recentHead = 4 + 4 + 16 + 8 + 8
+)
+
+// add copies an acknowledged message.
+func (k *recent) add(m *Message, now time.Time) {
+	need := recentHead + len(m.To) + len(m.Frame)
+	last := len(k.chunks) - 1
+	if last < 0 || len(k.chunks[last].b)+need > cap(k.chunks[last].b) {
+		size := max(need, recentChunkBytes)
+		k.chunks = append(k.chunks, recentChunk{b: make([]byte, 0, size)})
+		k.bytes += size
+		last++
+	}
+	c := &k.chunks[last]
+	c.newest = now
+	c.b = binary.BigEndian.AppendUint32(c.b, uint32(len(m.To)))
+	c.b = binary.BigEndian.AppendUint32(c.b, uint32(len(m.Frame)))
+	c.b = append(append(c.b, m.key[:]...), m.content[:]...)
+	c.b = binary.BigEndian.AppendUint64(c.b, uint64(m.Ts))
+	c.b = append(append(c.b, m.To...), m.Frame...)
+}
+
+// trim forgets what is older than since, and what is over so many bytes; it
+// returns how many chunks had to go for the latter.
+func (k *recent) trim(since time.Time, bytes int) (early int) {
+	n := 0
+	for n < len(k.chunks) {
+		old := k.chunks[n].newest.Before(since)
+		if !old && k.bytes <= bytes {
+			break
+		}
+		if !old {
+			early++
+		}
+		k.bytes -= cap(k.chunks[n].b)
+		n++
+	}
+	if n > 0 {
+		rest := copy(k.chunks, k.chunks[n:])
+		clear(k.chunks[rest:])
+		k.chunks = k.chunks[:rest]
+	}
+	return early
+}
+
+// messages returns everything, in the order it was acknowledged. The frames alias
+// what is kept.
+func (k *recent) messages() []*Message {
+	var out []*Message
+	for _, c := range k.chunks {
+		for b := c.b; len(b) > 0; {
+			to, frame := int(binary.BigEndian.Uint32(b)), int(binary.BigEndian.Uint32(b[4:]))
+			m := &Message{
+				key: [16]byte(b[8:24]), content: [8]byte(b[24:32]), Ts: int64(binary.BigEndian.Uint64(b[32:40])),
+				To: protocol.Address(b[recentHead : recentHead+to]), Frame: b[recentHead+to : recentHead+to+frame],
+			}
+			out = append(out, m)
+			b = b[recentHead+to+frame:]
+		}
+	}
+	return out
+}
+
+// heal sends again what was acknowledged under the history before, and takes the
+// new line for known when all of it is stored.
+func (l *lane) heal(line string) error {
+	l.recent.trim(time.Now().Add(-l.router.cfg.HealFor), l.router.cfg.HealBytes)
+	all := l.recent.messages()
+	l.router.cfg.Log.Warn("redis tells another history, sending again", "group", string(l.group), "messages", len(all))
+	for len(all) > 0 {
+		n := min(len(all), l.router.cfg.BatchMessages)
+		if _, err := l.attempt(all[:n], line); err != nil {
+			return err
+		}
+		l.router.counts.healed.Add(uint64(n))
+		all = all[n:]
+	}
+	l.line = line
+	return nil
+}
+
+// hear tells the lane the history line of a pulse: an idle one must heal too.
+func (l *lane) hear(line string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.heard != "" && l.heard != line && !l.busy && !l.closed {
+		l.nudged, l.busy = true, true
+		l.router.running.Add(1)
+		go l.work()
+	}
+	l.heard = line
+}
