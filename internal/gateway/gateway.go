@@ -104,6 +104,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	pc.OnVerdict = func(v presence.Verdict) { handler.Judged(g.manager, v, cfg.Cluster.ReapAfter) }
 	pc.Snapshot = g.snapshot
 	pc.OnPulse = func(group int, number uint64, line string) { g.router.Pulsed(group, number, line) }
+	pc.OnSilence = func(group int) { g.router.Silent(group) }
 	g.registry = presence.New(b.client, pc)
 
 	hc := history.DefaultConfig()

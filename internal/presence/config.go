@@ -51,6 +51,8 @@ type Config struct {
 	// OnPulse is told what Redis answered to each pulse: the group's index, the
 	// number of this gateway's channel and the history line. May be nil.
 	OnPulse func(group int, number uint64, line string)
+	// OnSilence is told of each pulse of a group that Redis did not answer. May be nil.
+	OnSilence func(group int)
 	// Each calls yield with every entry of this gateway, until it returns false:
 	// the caller keeps them, the Registry has no second index of connections.
 	Each func(yield func(*Entry) bool)

@@ -140,6 +140,9 @@ func (r *Registry) beat(ctx context.Context, g *group) {
 	held, known := g.held.Load(), g.known()
 	p, err := r.pulseOnce(ctx, g, r.snapshot(g))
 	if err != nil {
+		if ctx.Err() == nil && r.cfg.OnSilence != nil {
+			r.cfg.OnSilence(g.index)
+		}
 		return
 	}
 	g.removes.release()

@@ -147,6 +147,10 @@ func (r *Router) Pulsed(group int, number uint64, line string) {
 	}
 }
 
+// Silent tells that Redis did not answer a pulse of a group: its lane refuses at
+// once, and probes until Redis is back.
+func (r *Router) Silent(group int) { r.lanes.all[group].lose() }
+
 func (r *Router) deliverer(a protocol.Address) *deliverer {
 	return r.deliverers[r.cfg.Layout.GroupIndex(a)]
 }

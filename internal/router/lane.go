@@ -275,6 +275,22 @@ func (l *lane) probe() {
 	}
 }
 
+// lose takes an idle lane down: the first message should not have to find out
+// that Redis is away. A busy one finds out by itself.
+func (l *lane) lose() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.busy || l.closed {
+		return
+	}
+	l.busy, l.down = true, true
+	l.router.running.Add(1)
+	go func() {
+		l.probe()
+		l.work()
+	}()
+}
+
 func (l *lane) setDown(down bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
