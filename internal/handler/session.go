@@ -319,6 +319,9 @@ func (s *session) message(f *protocol.Frame) {
 		ID: m.ID, From: m.From, To: f.To, Content: f.Content, Ts: m.Ts, Ephemeral: f.Ephemeral,
 	})
 	m.Sender, m.Done = s.conn, h.answer
+	if !m.Ephemeral {
+		h.router.Hold(m.To)
+	}
 	h.router.Send(&s.out, m)
 	s.out.Flush()
 }

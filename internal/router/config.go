@@ -27,6 +27,8 @@ type Config struct {
 	// refused as overloaded.
 	LaneBytes int
 	LaneWait  time.Duration
+	// LaneHold is for how long Hold keeps a reader before its message is refused.
+	LaneHold time.Duration
 	// Attempt bounds one attempt of a call, Attempts how often the identical
 	// batch is tried before its outcome is called unknown.
 	Attempt  time.Duration
@@ -63,7 +65,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		BatchMessages: 64, BatchBytes: 64 << 10, SlowTrip: 5 * time.Millisecond,
-		LaneBytes: 8 << 20, LaneWait: 300 * time.Millisecond,
+		LaneBytes: 8 << 20, LaneWait: 300 * time.Millisecond, LaneHold: time.Second,
 		Attempt: 330 * time.Millisecond, Attempts: 3,
 		Suspect: 250 * time.Millisecond, Probe: 100 * time.Millisecond,
 		HealFor: 10 * time.Second, HealBytes: 32 << 20,

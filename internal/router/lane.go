@@ -83,21 +83,34 @@ func (l *lane) wait() time.Duration {
 	if len(l.pending) == 0 {
 		return 0
 	}
+	messages, _ := l.bounds()
 	byAge := time.Since(l.pending[0].next)
-	byCalls := time.Duration(len(l.pending)/l.router.cfg.BatchMessages) * l.trip
+	byCalls := time.Duration(len(l.pending)/messages) * l.trip
 	return max(byAge, byCalls)
+}
+
+// bounds is what one call may carry now, messages and bytes. mu is held.
+func (l *lane) bounds() (messages, bytes int) {
+	cfg := &l.router.cfg
+	if l.trip > cfg.SlowTrip {
+		return 4 * cfg.BatchMessages, 2 * cfg.BatchBytes
+	}
+	return cfg.BatchMessages, cfg.BatchBytes
+}
+
+// full reports whether the lane would refuse a message as overloaded.
+func (l *lane) full() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.closed && !l.down && (l.bytes > l.router.cfg.LaneBytes/2 || l.wait() > l.router.cfg.LaneWait/2)
 }
 
 // take moves the next batch out of pending; false when there is none, and then
 // the worker must end.
 func (l *lane) take() bool {
-	cfg := &l.router.cfg
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	messages, bytes := cfg.BatchMessages, cfg.BatchBytes
-	if l.trip > cfg.SlowTrip {
-		messages, bytes = 4*messages, 2*bytes
-	}
+	messages, bytes := l.bounds()
 	n, total := 0, 0
 	for n < len(l.pending) && n < messages && (n == 0 || total+len(l.pending[n].Frame) <= bytes) {
 		total += len(l.pending[n].Frame)

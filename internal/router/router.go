@@ -39,6 +39,8 @@ type Router struct {
 
 	running sync.WaitGroup // workers of lanes and reads of logs, joined by Run
 
+	warned atomic.Int64 // when a lost subscription was last logged, by clock
+
 	mu      sync.Mutex
 	closing bool // guarded by mu; nothing may be spawned any more
 	counts  counts
@@ -59,6 +61,7 @@ type counts struct {
 	envelopes, delivered, duplicates, unheld          atomic.Uint64
 	missedPublishes, holes, unreadable, subscriptions atomic.Uint64
 	repairs, checks, reads, gaps, healed, unhealable  atomic.Uint64
+	held                                              atomic.Uint64
 }
 
 // New returns a Router. laneClient must not retry (MaxRetries -1, DialerRetries 1):
@@ -100,6 +103,25 @@ func (r *Router) Send(out *connection.Batch, m *Message) {
 		m.Done(out, m)
 	}
 }
+
+// Hold waits while the lane of an address has more work than it should, for at
+// most LaneHold. A reader that is held slows its client down by TCP and keeps the
+// order of its messages, which refusing some of them doesn't.
+func (r *Router) Hold(a protocol.Address) {
+	l := r.lanes.all[r.cfg.Layout.GroupIndex(a)]
+	if !l.full() {
+		return
+	}
+	r.counts.held.Add(1)
+	for end := time.Now().Add(r.cfg.LaneHold); time.Now().Before(end) && r.rest(lanePause); {
+		if !l.full() {
+			return
+		}
+	}
+}
+
+// lanePause is how often a held reader looks again.
+const lanePause = 10 * time.Millisecond
 
 // Run receives until ctx ends. Messages that were taken are carried through, or
 // answered, before it returns.
@@ -268,6 +290,7 @@ type Stats struct {
 	Envelopes, Delivered, Duplicates, Unheld          uint64
 	MissedPublishes, Holes, Unreadable, Subscriptions uint64
 	Repairs, Checks, Reads, Gaps, Healed, Unhealable  uint64
+	Held                                              uint64
 	Pending                                           int
 }
 
@@ -282,7 +305,7 @@ func (r *Router) Stats() Stats {
 		MissedPublishes: c.missedPublishes.Load(), Holes: c.holes.Load(), Unreadable: c.unreadable.Load(),
 		Subscriptions: c.subscriptions.Load(),
 		Repairs:       c.repairs.Load(), Checks: c.checks.Load(), Reads: c.reads.Load(), Gaps: c.gaps.Load(),
-		Healed: c.healed.Load(), Unhealable: c.unhealable.Load(),
+		Healed: c.healed.Load(), Unhealable: c.unhealable.Load(), Held: c.held.Load(),
 	}
 	for _, l := range r.lanes.all {
 		l.mu.Lock()

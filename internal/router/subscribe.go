@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -27,12 +28,22 @@ func (d *deliverer) receive(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		d.router.cfg.Log.Warn("subscription lost", "group", string(d.group), "err", err)
+		d.router.cfg.Log.Log(ctx, d.router.lostLevel(), "subscription lost", "group", string(d.group), "err", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(resubscribePause/10 + rand.N(resubscribePause)):
 		}
 	}
+}
+
+// lostLevel is the level a lost subscription is logged at: on Cluster one outage
+// ends 64 of them, and one warning says it.
+func (r *Router) lostLevel() slog.Level {
+	now, last := r.clock(), r.warned.Load()
+	if last != 0 && now-last < int64(time.Second) || !r.warned.CompareAndSwap(last, now) {
+		return slog.LevelDebug
+	}
+	return slog.LevelWarn
 }
 
 // subscription is one PubSub from its making to its end. A network error ends
