@@ -129,7 +129,7 @@ func (c *Connection) reserve(size int) *chunk {
 			c.tally.refused()
 			return nil
 		}
-		if !c.over(size) {
+		if !c.over(1, size) {
 			return c.pend()
 		}
 		stuck := c.writer != nil
@@ -151,17 +151,26 @@ func (c *Connection) reserve(size int) *chunk {
 	}
 }
 
-// Roomy reports whether at most half of what the outbox takes waits for the client: room enough for whoever sends a backlog at the
-// client's pace.
-func (c *Connection) Roomy() bool {
+// Roomy reports whether at most half of what the outbox takes, by bytes and by frames, waits for the client, and a frame of that size
+// fits too: room enough for whoever sends a backlog at the client's pace. A frame always fits when nothing waits.
+func (c *Connection) Roomy(size int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !c.over(c.cfg.OutboxBytes / 2)
+	if c.pending == nil && c.writer == nil {
+		return true
+	}
+	return !c.over(max(1, c.cfg.OutboxFrames/2), max(size, c.cfg.OutboxBytes/2))
 }
 
-// over reports whether a further frame would exceed a limit. mu is held.
-func (c *Connection) over(size int) bool {
-	frames := 1
+// Takes reports whether the outbox holds so many further frames, of so many bytes in all, whether or not the client takes any of them.
+func (c *Connection) Takes(frames, bytes int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.over(frames, bytes)
+}
+
+// over reports whether further frames would exceed a limit. mu is held.
+func (c *Connection) over(frames, size int) bool {
 	if c.pending != nil {
 		size += len(c.pending.b)
 		frames += c.pending.frames
