@@ -42,7 +42,7 @@ func (r *Router) catchUp(a protocol.Address, c *connection.Connection, at protoc
 
 // step delivers one page; false when the member is live or gone.
 func (r *Router) step(a protocol.Address, c *connection.Connection, at *protocol.Position) bool {
-	if !r.awaitRoom(c) {
+	if !r.awaitRoom(c, 0) {
 		return false
 	}
 	page, err := r.readAfter(a, at.Offset)
@@ -66,7 +66,7 @@ func (r *Router) step(a protocol.Address, c *connection.Connection, at *protocol
 	for i := range page.Messages {
 		m := &page.Messages[i]
 		wire = appendWire(wire[:0], page.Epoch, m.Offset, m.Frame)
-		if !c.AppendFrame(wire) {
+		if !r.awaitRoom(c, len(wire)) || !c.AppendFrame(wire) {
 			return false
 		}
 		r.counts.delivered.Add(1)
@@ -76,6 +76,8 @@ func (r *Router) step(a protocol.Address, c *connection.Connection, at *protocol
 	if page.More {
 		return true
 	}
+	// Nothing is above: what is not there any more can't come.
+	at.Offset = page.Top
 	if r.live(a, c, *at) {
 		c.Flush()
 		return false
@@ -83,16 +85,17 @@ func (r *Router) step(a protocol.Address, c *connection.Connection, at *protocol
 	return true
 }
 
-// awaitRoom waits until the client has taken half of what may wait for it; false
-// when the connection ends.
-func (r *Router) awaitRoom(c *connection.Connection) bool {
+// awaitRoom waits until the client has taken half of what may wait for it, and a
+// frame of that size fits too; false when the connection ends.
+func (r *Router) awaitRoom(c *connection.Connection, size int) bool {
 	for {
 		if _, ended := c.Cause(); ended {
 			return false
 		}
-		if c.Roomy() {
+		if c.Roomy(size) {
 			return true
 		}
+		c.Flush()
 		if !r.rest(outboxPause) {
 			return false
 		}

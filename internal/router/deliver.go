@@ -29,9 +29,10 @@ type deliverer struct {
 	number uint64 // last number seen on the channel, when heard
 	heard  bool   // a number was seen: what comes next is known
 	wire   []byte // one frame with its WebSocket header, built once for all members
-	// expected is the number Redis gave with the last pulse, line its history line.
-	expected uint64
-	line     string
+	// pulseNumber is the number Redis gave with the last pulse, expected the same
+	// while it has to come yet, line the history line.
+	pulseNumber, expected uint64
+	line                  string
 	// checking is true while all feeds are compared with their logs, checkAgain
 	// that it has to be done once more.
 	checking, checkAgain bool
@@ -165,6 +166,17 @@ func (d *deliverer) sequence(number, before uint64) {
 // pulse hears from Redis itself, not by the channel, how far the channel should
 // be. By the next pulse that much must have come.
 func (d *deliverer) pulse(number uint64, line string) {
+	if !d.heard {
+		// Before the first pulse nobody is held here, so nothing was published for
+		// anybody: what comes next is known even when the first publish is lost.
+		d.number, d.heard = number, true
+	}
+	if number < d.pulseNumber {
+		// Redis lost its count, and who knows what else.
+		d.number = number
+		d.check()
+	}
+	d.pulseNumber = number
 	if d.expected > d.number {
 		d.router.counts.missedPublishes.Add(d.expected - d.number)
 		d.number = d.expected

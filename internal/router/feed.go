@@ -51,7 +51,7 @@ func (w *waiting) keep(rec *protocol.Record, limit int) {
 		return
 	}
 	if w.bytes += len(rec.Frame); w.bytes > limit {
-		w.overflow, w.messages = true, nil
+		w.drop()
 		return
 	}
 	// The record aliases a whole envelope; what waits must not keep it alive.
@@ -59,6 +59,9 @@ func (w *waiting) keep(rec *protocol.Record, limit int) {
 		epoch: strings.Clone(rec.Epoch), offset: rec.Offset, frame: strings.Clone(rec.Frame),
 	})
 }
+
+// drop forgets what waits: reading goes on until it has it.
+func (w *waiting) drop() { w.overflow, w.messages = true, nil }
 
 // joins reports whether what waits goes on from a position without a hole, and
 // returns what of it is above.
@@ -78,6 +81,14 @@ func (w *waiting) joins(at protocol.Position) ([]waitingMessage, bool) {
 		next++
 	}
 	return rest, true
+}
+
+// wireBytes bounds what messages take in an outbox.
+func wireBytes(messages []waitingMessage) (n int) {
+	for i := range messages {
+		n += len(messages[i].frame) + wireOverhead
+	}
+	return n
 }
 
 func (f *feed) find(c *connection.Connection) int {
@@ -147,6 +158,12 @@ func (r *Router) Pulsed(group int, number uint64, line string) {
 	}
 }
 
+// Stands tells where the log of an address stood a moment ago: a feed that is
+// behind reads it.
+func (r *Router) Stands(a protocol.Address, at protocol.Position) {
+	r.command(a, command{kind: commandStands, address: a, at: at})
+}
+
 // Silent tells that Redis did not answer a pulse of a group: its lane refuses at
 // once, and probes until Redis is back.
 func (r *Router) Silent(group int) { r.lanes.all[group].lose() }
@@ -184,6 +201,7 @@ const (
 	commandDetach
 	commandRepair
 	commandHeads
+	commandStands
 	commandPulse
 	commandCheck
 )
@@ -225,6 +243,8 @@ func (d *deliverer) do(cmd command) {
 		cmd.answer <- d.repaired(f, cmd)
 	case commandHeads:
 		d.compare(cmd.addresses, cmd.heads)
+	case commandStands:
+		d.reach(cmd.address, cmd.at)
 	case commandPulse:
 		d.pulse(cmd.number, cmd.line)
 	case commandCheck:
@@ -257,9 +277,9 @@ func (d *deliverer) live(f *feed, cmd command) bool {
 	m := &f.members[i]
 	rest, ok := m.waiting.joins(cmd.at)
 	if !ok {
-		if m.waiting.overflow {
-			m.waiting = &waiting{}
-		}
+		// A hole, another epoch, or too much: all of it is in the log, where
+		// reading goes on.
+		m.waiting = &waiting{}
 		return false
 	}
 	at := protocol.Position{Epoch: cmd.at.Epoch, Offset: cmd.at.Offset + uint64(len(rest))}
@@ -271,6 +291,9 @@ func (d *deliverer) live(f *feed, cmd command) bool {
 		return false
 	} else if f.offset > at.Offset {
 		return false // the others have more, from the log
+	}
+	if len(rest) > 0 && !m.conn.Takes(len(rest), wireBytes(rest)) {
+		return false // it would be a burst: the log has it at the client's pace
 	}
 	if f.offset < at.Offset {
 		m.after = at.Offset

@@ -52,15 +52,21 @@ func (d *deliverer) repaired(f *feed, cmd command) bool {
 	if !page.Continues(cmd.at) {
 		d.announce(cmd.address, f, page)
 	}
-	if f.offset == cmd.at.Offset {
-		for i := range page.Messages {
-			m := &page.Messages[i]
-			f.offset = m.Offset
-			d.fanOut(f, page.Epoch, m.Offset, m.Frame)
-		}
+	if f.offset != cmd.at.Offset {
+		*cmd.next = f.position()
+		return false // what was read is not what comes next
+	}
+	for i := range page.Messages {
+		m := &page.Messages[i]
+		f.offset = m.Offset
+		d.fanOut(f, page.Epoch, m.Offset, m.Frame)
+	}
+	if !page.More {
+		// Nothing is above: what is not there any more can't come.
+		f.offset = page.Top
 	}
 	*cmd.next = f.position()
-	if page.More || f.offset < page.Top {
+	if page.More {
 		return false
 	}
 	rest, ok := f.repairing.joins(f.position())
@@ -81,12 +87,17 @@ func (d *deliverer) repaired(f *feed, cmd command) bool {
 // where it goes on.
 func (d *deliverer) announce(a protocol.Address, f *feed, page *history.Page) {
 	s := page.Resume(f.position())
+	for i := range f.members {
+		// A member that came later started behind its own position.
+		if m := &f.members[i]; m.after != 0 {
+			m.after = page.Resume(protocol.Position{Epoch: f.epoch, Offset: m.after}).Start
+		}
+	}
 	f.epoch, f.offset = strings.Clone(page.Epoch), s.Start
 	for i := range s.Gaps {
 		frame := protocol.AppendGap(nil, gapFor(a, &s.Gaps[i]))
 		for j := range f.members {
 			if m := &f.members[j]; m.waiting == nil {
-				m.after = 0 // an offset of the epoch before says nothing in this one
 				d.router.counts.gaps.Add(1)
 				d.out.Append(m.conn, frame)
 			}
@@ -167,13 +178,10 @@ func (r *Router) checkAll(d *deliverer, addresses []protocol.Address) {
 	}
 }
 
-// compare repairs the feeds that are behind their logs.
+// compare repairs the feeds that are behind their logs. No addresses: that was all.
 func (d *deliverer) compare(addresses []protocol.Address, heads []history.Log) {
 	for i, a := range addresses {
-		f := d.feeds[a]
-		if f != nil && f.repairing == nil && f.lives() && (heads[i].Epoch != f.epoch || heads[i].Top > f.offset) {
-			d.repair(a, f)
-		}
+		d.reach(a, protocol.Position{Epoch: heads[i].Epoch, Offset: heads[i].Top})
 	}
 	if len(addresses) == 0 {
 		d.checking = false
@@ -183,6 +191,22 @@ func (d *deliverer) compare(addresses []protocol.Address, heads []history.Log) {
 		}
 	}
 }
+
+// reach repairs a feed that is behind where its log was seen to stand.
+func (d *deliverer) reach(a protocol.Address, at protocol.Position) {
+	f := d.feeds[a]
+	switch {
+	case f == nil || !f.lives() || at.Epoch == f.epoch && at.Offset <= f.offset:
+	case f.repairing != nil:
+		// The read under way may be older than what was just seen: it goes on.
+		f.repairing.drop()
+	default:
+		d.repair(a, f)
+	}
+}
+
+// wireOverhead is more than what appendWire puts around a message.
+const wireOverhead = 10 + 96
 
 // appendWire builds the WebSocket frame of a message at its position.
 func appendWire(dst []byte, epoch string, offset uint64, head string) []byte {
