@@ -74,6 +74,13 @@ func (k *recent) trim(since time.Time, bytes int) (early int) {
 	return early
 }
 
+// renew makes everything count as acknowledged now.
+func (k *recent) renew(now time.Time) {
+	for i := range k.chunks {
+		k.chunks[i].newest = now
+	}
+}
+
 // messages returns everything, in the order it was acknowledged. The frames alias
 // what is kept.
 func (k *recent) messages() []*Message {
@@ -95,11 +102,20 @@ func (k *recent) messages() []*Message {
 // heal sends again what was acknowledged under the history before, and takes the
 // new line for known when all of it is stored.
 func (l *lane) heal(line string) error {
-	l.recent.trim(time.Now().Add(-l.router.cfg.HealFor), l.router.cfg.HealBytes)
+	l.mu.Lock()
+	alive := l.alive
+	l.mu.Unlock()
+	// However long Redis was away: what counts is how old it was when Redis was
+	// last heard. What is older is surely stored, and its dedupe record may be gone.
+	l.recent.trim(alive.Add(-l.router.cfg.HealFor), l.router.cfg.HealBytes)
 	all := l.recent.messages()
 	l.router.cfg.Log.Warn("redis tells another history, sending again", "group", string(l.group), "messages", len(all))
 	for len(all) > 0 {
-		n := min(len(all), l.router.cfg.BatchMessages)
+		n, bytes := 0, 0
+		for n < len(all) && n < l.router.cfg.BatchMessages && (n == 0 || bytes+len(all[n].Frame) <= l.router.cfg.BatchBytes) {
+			bytes += len(all[n].Frame)
+			n++
+		}
 		if _, err := l.attempt(all[:n], line); err != nil {
 			return err
 		}
@@ -107,6 +123,7 @@ func (l *lane) heal(line string) error {
 		all = all[n:]
 	}
 	l.line = line
+	l.recent.renew(time.Now()) // the new history has them since a moment ago
 	return nil
 }
 
@@ -114,10 +131,20 @@ func (l *lane) heal(line string) error {
 func (l *lane) hear(line string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.heard != "" && l.heard != line && !l.busy && !l.closed {
-		l.nudged, l.busy = true, true
-		l.router.running.Add(1)
-		go l.work()
+	if l.heard == line {
+		if !l.stale {
+			l.alive = time.Now()
+		}
+		return
+	}
+	if l.heard != "" && !l.closed {
+		// A worker that is busy, or probing, sees it when it is done.
+		l.nudged, l.stale = true, true
+		if !l.busy {
+			l.busy = true
+			l.router.running.Add(1)
+			go l.work()
+		}
 	}
 	l.heard = line
 }

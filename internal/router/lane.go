@@ -32,8 +32,10 @@ type lane struct {
 	down    bool          // guarded by mu; Redis did not answer: refuse at once
 	closed  bool          // guarded by mu; Run is about to return
 
-	heard  string // guarded by mu; the history line of the last pulse
-	nudged bool   // guarded by mu; send a batch although it is empty
+	heard  string    // guarded by mu; the history line of the last pulse
+	alive  time.Time // guarded by mu; when Redis last told the history that is known
+	stale  bool      // guarded by mu; a pulse told another history, and nothing was sent since
+	nudged bool      // guarded by mu; send a batch although it is empty
 
 	// Owned by the worker.
 	batch  []*Message
@@ -256,6 +258,9 @@ func (l *lane) settle() {
 		}
 		l.recent.add(m, now)
 	}
+	l.mu.Lock()
+	l.alive, l.stale = now, false
+	l.mu.Unlock()
 	early := l.recent.trim(now.Add(-l.router.cfg.HealFor), l.router.cfg.HealBytes)
 	l.router.counts.unhealable.Add(uint64(early))
 }
