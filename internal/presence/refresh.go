@@ -123,7 +123,13 @@ func (r *Registry) refreshSome(ctx context.Context, g *group, b []*Entry) bool {
 // judge acts on the registry's answer about one entry.
 func (r *Registry) judge(e *Entry, line string) {
 	switch {
-	case strings.HasPrefix(line, "o"):
+	case line == "o":
+	case strings.HasPrefix(line, "o "):
+		if f := strings.Split(line, " "); len(f) == 3 {
+			if top, err := strconv.ParseUint(f[2], 10, 64); err == nil {
+				r.stands(e, f[1], top)
+			}
+		}
 	case line == "a":
 		r.registerAgain(e)
 	case line == "r":
@@ -143,6 +149,12 @@ func (r *Registry) judge(e *Entry, line string) {
 	}
 }
 
+func (r *Registry) stands(e *Entry, epoch string, top uint64) {
+	if r.cfg.OnLog != nil {
+		r.cfg.OnLog(e.User, protocol.Position{Epoch: epoch, Offset: top})
+	}
+}
+
 func (r *Registry) verdict(v Verdict) {
 	r.calls.verdicts.Add(1)
 	if r.cfg.OnVerdict != nil {
@@ -157,7 +169,11 @@ func (r *Registry) registerAgain(e *Entry) {
 		return
 	}
 	q := &registration{entry: e, again: true, done: make(chan struct{}), then: func(q *registration) {
-		if q.err != nil && !isUnavailable(q.err) {
+		switch {
+		case q.err == nil:
+			// What was sent while Redis did not know of it went to nobody.
+			r.stands(e, q.reply.Epoch, q.reply.Top)
+		case !isUnavailable(q.err):
 			r.verdict(Verdict{Conn: e.Conn, Fence: e.Fence(), Code: protocol.CloseReplaced, Reason: "replaced"})
 		}
 	}}

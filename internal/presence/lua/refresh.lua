@@ -3,7 +3,7 @@
 -- KEYS  1 tomb, then for each connection: conns, log
 -- ARGV  1 gateway  2 presence TTL ms, then for each connection: id, fence
 -- Returns one line for each connection, joined by LF:
---   "o top"                 refreshed; top of the user's log, '' when there is none
+--   "o epoch top"           refreshed; where the user's log stands; "o" when there is none
 --   "m code reason by"      marked: close it with this code
 --   "r"                     the gateway was reaped meanwhile, and this entry with it
 --   "a"                     absent: Redis lost it, register again with the same fence
@@ -26,7 +26,8 @@ local function refresh(connsKey, logKey, id, fence)
   if e.mark ~= '' then return 'm ' .. e.mark end
   e.expiry = now + ttl
   redis.call('HSET', connsKey, id, formatEntry(e))
-  return 'o ' .. (string.match(redis.call('HGET', logKey, 'h') or '', '^%S+ (%d+)') or '')
+  local log = string.match(redis.call('HGET', logKey, 'h') or '', '^%S+ %d+')
+  return log and 'o ' .. log or 'o'
 end
 
 local out = {}
