@@ -31,10 +31,9 @@ func (b *bench) join(user protocol.UserID) {
 	go func() { _, _ = io.Copy(io.Discard, nc) }()
 	a := <-b.g.arrivals
 	b.do(command{kind: commandAttach, address: a.address(), conn: a.conn})
-	done := make(chan struct{})
-	b.do(command{kind: commandLive, address: a.address(), conn: a.conn, at: protocol.Position{Epoch: "e1"}, frame: []byte(`{}`), done: done})
-	<-done
-	b.out.Flush()
+	if !b.goLive(a, "e1", 0) {
+		b.t.Fatalf("%s is not live", user)
+	}
 }
 
 // deliverMessage builds a frame once and appends it to each member's outbox: ten members cost no more allocations than one, and a
@@ -104,8 +103,10 @@ func TestOpeningAnEnvelopeAllocatesNothing(t *testing.T) {
 // What the lane computes for a message reuses the message's own buffers.
 func TestPreparingAMessageAllocatesNothing(t *testing.T) {
 	m := &Message{From: "alice", ID: []byte("m1"), Content: []byte(`"hi"`), Ts: 1795309124904}
-	var scratch []byte
-	run := func() { scratch = m.prepare(scratch, 7) }
+	run := func() {
+		m.hash()
+		m.prepare(7)
+	}
 	run()
 	if n := testing.AllocsPerRun(100, run); n != 0 {
 		t.Errorf("%v allocations, want none", n)

@@ -181,11 +181,19 @@ func TestRedisThatIsKilled(t *testing.T) {
 			if d := time.Since(restarted); d > 2*time.Second {
 				t.Errorf("acknowledged %v after Redis was ready", d)
 			}
-			if first.result.Offset != 1 {
-				t.Errorf("%s from a Redis that came back empty", first.result.text())
+			// What had been acknowledged comes first: it is stored again before anything newer.
+			net.wantStream("bob", "before", string(first.ID))
+			if first.result.Offset != 2 {
+				t.Errorf("%s from a Redis that came back empty, behind the one message it had lost", first.result.text())
 			}
 			eventually(t, "b listens again", b.router.Listening)
-			_ = bob
+			eventually(t, "bob is told that history changed", func() bool { return len(bob.Notes().Gaps) == 1 })
+			// Nobody knows of bob for a moment, so this may go to nobody: it is read when he is registered again.
+			a.send("alice", "bob", "last", `0`).answer()
+			eventually(t, "bob hears again", func() bool {
+				all := bob.Notes().Received
+				return len(all) > 0 && all[len(all)-1].ID == "last"
+			})
 		})
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"chatgate/internal/connection"
 	"chatgate/internal/gatewaytest"
+	"chatgate/internal/history"
 	"chatgate/internal/protocol"
 )
 
@@ -79,7 +80,8 @@ func TestSecondDeviceStartsAtItsOwnPosition(t *testing.T) {
 }
 
 // The phone came in at 4 while the feed lagged at 2, and then the log was lost: Redis is empty, and the next message is the first of
-// another epoch. Its offset is lower than the phone's position, which says nothing: epochs come first.
+// another epoch. What it is worth only the log knows, so it is read, and both are told. Its offset is lower than the phone's position,
+// which says nothing: epochs come first.
 func TestLowerOffsetInAnotherEpochIsDelivered(t *testing.T) {
 	b := newBench(t)
 	laptop, one := b.attach("bob")
@@ -88,43 +90,69 @@ func TestLowerOffsetInAnotherEpochIsDelivered(t *testing.T) {
 	b.live(phone, two, "e1", 4)
 	b.stored("bob", "e2", 1)
 	b.stored("bob", "e2", 2)
+	if b.feeds["u:bob"].repairing == nil {
+		t.Fatal("the log is not read")
+	}
+	// It is another log: what the feed's position asks for is not in it.
+	if b.read("bob", history.Log{Epoch: "e2", First: 1, Top: 1}, false) {
+		t.Error("whole before anything was read")
+	}
+	if !b.read("bob", history.Log{Epoch: "e2", First: 1, Top: 1}, false, 1) {
+		t.Error("what waited goes on from what was read, and the feed is not whole")
+	}
 	b.wantPositions(laptop, "e2/1", "e2/2")
 	b.wantPositions(phone, "e2/1", "e2/2")
+	for _, c := range []*client{laptop, phone} {
+		if gaps := c.Notes().Gaps; len(gaps) != 1 || gaps[0].Reason != "history" || gaps[0].Epoch != "e1" {
+			t.Errorf("%s was told %v, want one gap of e1 by history", c.Name, gaps)
+		}
+	}
 }
 
-// While bob's phone waits, the log rolls to another epoch. Both are delivered, and the feed stands where the last one left it: what
-// comes a second time is a duplicate.
+// While bob's phone waits, the log rolls to another epoch. What waits is of two epochs, so the log is read, and from there on the phone
+// is live: what comes a second time is a duplicate.
 func TestEpochMayRollWhileAMemberWaits(t *testing.T) {
 	b := newBench(t)
 	bob, a := b.attach("bob")
 	b.stored("bob", "e1", 5)
 	b.stored("bob", "e2", 6)
-	b.live(bob, a, "e1", 4)
-	b.stored("bob", "e2", 6)
+	if b.goLive(a, "e1", 4) {
+		t.Fatal("live over a roll that nobody was told of")
+	}
 	b.stored("bob", "e2", 7)
-	b.wantPositions(bob, "e1/5", "e2/6", "e2/7")
+	b.live(bob, a, "e2", 6) // 5 and 6 came from the log
+	b.stored("bob", "e2", 7)
+	b.stored("bob", "e2", 8)
+	b.wantPositions(bob, "e2/7", "e2/8")
 	if s := b.g.router.Stats(); s.Duplicates != 1 || s.Holes != 0 {
 		t.Errorf("%d duplicates and %d holes counted, want one and none", s.Duplicates, s.Holes)
 	}
 }
 
-// A publish came twice, another was lost. What is not above the last one is dropped; what is, is delivered, and the hole is counted.
-func TestDuplicatesAreDroppedAndHolesCounted(t *testing.T) {
+// A publish came twice, others were lost. What is not above the last one is dropped; a hole is filled from the log, and what arrives while
+// it is read waits. Everything comes once and in order.
+func TestHolesAreFilledFromTheLog(t *testing.T) {
 	b := newBench(t)
 	bob, a := b.attach("bob")
 	b.live(bob, a, "e1", 0)
-	for _, offset := range []uint64{1, 2, 2, 1, 3, 6, 5, 7} {
+	for _, offset := range []uint64{1, 2, 2, 1, 3, 6, 7, 8} {
 		b.stored("bob", "e1", offset)
 	}
-	b.wantPositions(bob, "e1/1", "e1/2", "e1/3", "e1/6", "e1/7")
-	if s := b.g.router.Stats(); s.Duplicates != 3 || s.Holes != 1 || s.Delivered != 5 {
-		t.Errorf("%d duplicates, %d holes, %d delivered, want 3, 1 and 5", s.Duplicates, s.Holes, s.Delivered)
+	b.wantPositions(bob, "e1/1", "e1/2", "e1/3")
+	if !b.read("bob", history.Log{Epoch: "e1", First: 1, Top: 7}, false, 4, 5, 6, 7) {
+		t.Error("the feed is not whole")
+	}
+	b.stored("bob", "e1", 8)
+	b.stored("bob", "e1", 9)
+	b.wantPositions(bob, "e1/1", "e1/2", "e1/3", "e1/4", "e1/5", "e1/6", "e1/7", "e1/8", "e1/9")
+	if s := b.g.router.Stats(); s.Duplicates != 3 || s.Holes != 1 || s.Repairs != 1 || s.Delivered != 9 {
+		t.Errorf("%d duplicates, %d holes, %d repairs, %d delivered, want 3, 1, 1 and 9", s.Duplicates, s.Holes, s.Repairs, s.Delivered)
 	}
 }
 
-// So much comes between attaching and going live that it can't all be kept. Bob is told who he is and then that he must come again: a
-// resume fills the hole. His neighbour carol notices nothing.
-func TestTooMuchBeforeRegisteredEndsTheConnection(t *testing.T) {
+// So much comes between attaching and going live that it can't all be kept. What waits is bounded and then dropped: it is in the log, and
+// reading goes on from there, behind bob's back. His neighbour carol notices nothing.
+func TestTooMuchWhileWaitingIsReadFromTheLog(t *testing.T) {
 	b := newBench(t, func(s *settings) { s.router.HeldBytes = 1000 })
 	carol, c := b.attach("carol")
 	b.live(carol, c, "e1", 0)
@@ -135,24 +163,26 @@ func TestTooMuchBeforeRegisteredEndsTheConnection(t *testing.T) {
 			t.Fatalf("%d messages are kept in 1000 bytes", len(held.messages))
 		}
 	}
-	b.live(bob, a, "e1", 0)
-	ended, err := bob.WaitEnd(patience)
-	if err != nil {
-		t.Fatal(err)
+	if b.goLive(a, "e1", 0) {
+		t.Fatal("live with a hole behind him")
 	}
-	if ended.Code != int(protocol.CloseSlowConsumer) || ended.Closing == nil || !ended.Closing.Reconnect {
-		t.Errorf("bob's connection %v, want 4001 and a word to come back", ended)
+	b.stored("bob", "e1", 1001)
+	if b.goLive(a, "e1", 999) {
+		t.Fatal("live, and 1000 is missing")
 	}
-	if n := len(bob.Notes().Received); n != 0 {
-		t.Errorf("bob got %d messages with a hole behind them", n)
-	}
+	b.stored("bob", "e1", 1002)
+	b.live(bob, a, "e1", 1001) // 1001 came from the log
 	b.stored("carol", "e1", 1)
 	b.wantPositions(carol, "e1/1")
+	b.wantPositions(bob, "e1/1002")
+	if n := len(bob.Notes().Received); n != 1 {
+		t.Errorf("bob got %d messages, want the one above what he read", n)
+	}
 }
 
 // What is kept for a member that waits is bounded by bytes, and just below the bound everything is delivered.
 func TestEverythingThatFitsIsKept(t *testing.T) {
-	b := newBench(t)
+	b := newBench(t, func(s *settings) { s.router.HeldBytes = 64 << 10 })
 	bob, a := b.attach("bob")
 	var want []string
 	size := 0
@@ -185,9 +215,9 @@ func TestDetachedMembersGetNothing(t *testing.T) {
 	b.detach(arrivals[0]) // twice is once
 	b.detach(arrivals[3])
 	b.stored("bob", "e1", 2)
-	done := make(chan struct{})
-	b.do(command{kind: commandLive, address: "u:bob", conn: arrivals[2].conn, done: done}) // live already: only the first time counts
-	<-done
+	if !b.goLive(arrivals[2], "", 0) { // live already: only the first time counts
+		t.Error("a live member has something to do")
+	}
 	b.stored("bob", "e1", 3)
 	b.wantPositions(clients[0], "e1/1")
 	b.wantPositions(clients[1], "e1/1", "e1/2", "e1/3")

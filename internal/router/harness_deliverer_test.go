@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"chatgate/internal/gatewaytest"
+	"chatgate/internal/history"
 	"chatgate/internal/protocol"
 )
 
@@ -33,16 +34,42 @@ func (b *bench) attach(user protocol.UserID) (*client, *arrival) {
 	return c, a
 }
 
+// goLive is what Follow does at the end of its way: false when the log has to be read first.
+func (b *bench) goLive(a *arrival, epoch string, offset uint64) bool {
+	answer := make(chan bool, 1)
+	b.do(command{
+		kind: commandLive, address: a.address(), conn: a.conn, at: protocol.Position{Epoch: epoch, Offset: offset}, answer: answer,
+	})
+	b.out.Flush()
+	return <-answer
+}
+
+// live makes a member live that has nothing to read.
 func (b *bench) live(c *client, a *arrival, epoch string, offset uint64) {
 	b.t.Helper()
-	done := make(chan struct{})
-	b.do(command{
-		kind: commandLive, address: a.address(), conn: a.conn, at: protocol.Position{Epoch: epoch, Offset: offset}, done: done,
-		frame: protocol.AppendRegistered(nil, &protocol.Registered{UserID: a.entry.User, ConnID: a.conn.ID(), Epoch: epoch, Offset: offset}),
-	})
-	<-done
-	b.out.Flush()
+	a.conn.Send(protocol.AppendRegistered(nil, &protocol.Registered{UserID: a.entry.User, ConnID: a.conn.ID(), Epoch: epoch, Offset: offset}))
+	if !b.goLive(a, epoch, offset) {
+		b.t.Fatalf("%s is not live at %s/%d", c.Name, epoch, offset)
+	}
 	c.wantRegistered()
+}
+
+// read is the answer of the log for a feed: so many messages of an epoch above the feed's position, up to the top. It returns whether the
+// feed is whole.
+func (b *bench) read(user protocol.UserID, log history.Log, more bool, offsets ...uint64) bool {
+	a := protocol.UserAddress(user)
+	page := history.Page{Log: log, More: more}
+	for _, o := range offsets {
+		page.Messages = append(page.Messages, history.Message{Offset: o, Frame: frameOf(user, log.Epoch, o)})
+	}
+	var at, next protocol.Position
+	if f := b.feeds[a]; f != nil {
+		at = f.position()
+	}
+	answer := make(chan bool, 1)
+	b.do(command{kind: commandRepair, address: a, at: at, page: &page, next: &next, answer: answer})
+	b.out.Flush()
+	return <-answer
 }
 
 func (b *bench) detach(a *arrival) {
@@ -55,13 +82,17 @@ func (b *bench) stored(user protocol.UserID, epoch string, offset uint64) {
 	b.out.Flush()
 }
 
-// record is one stored message as the send script writes it. Its id is its position.
+// record is one stored message as the send script writes it.
 func record(user protocol.UserID, epoch string, offset uint64) string {
-	frame := protocol.AppendMessageHead(nil, &protocol.MessageHead{
-		ID: fmt.Appendf(nil, "%s/%d", epoch, offset), From: "alice", To: []byte(user), Content: []byte(`0`), Ts: 1,
-	})
-	a := protocol.UserAddress(user)
+	frame, a := frameOf(user, epoch, offset), protocol.UserAddress(user)
 	return fmt.Sprintf("%s %d %d %d\n%s%s", epoch, offset, len(a), len(frame), a, frame)
+}
+
+// frameOf is a message as it is stored. Its id is its position.
+func frameOf(user protocol.UserID, epoch string, offset uint64) string {
+	return string(protocol.AppendMessageHead(nil, &protocol.MessageHead{
+		ID: fmt.Appendf(nil, "%s/%d", epoch, offset), From: "alice", To: []byte(user), Content: []byte(`0`), Ts: 1,
+	}))
 }
 
 func envelopeOf(number uint64, records ...string) string {

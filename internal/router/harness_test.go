@@ -24,6 +24,7 @@ import (
 
 	"chatgate/internal/connection"
 	"chatgate/internal/gatewaytest"
+	"chatgate/internal/history"
 	"chatgate/internal/keyspace"
 	"chatgate/internal/presence"
 	"chatgate/internal/protocol"
@@ -61,6 +62,7 @@ func newCluster(t *testing.T, r *gatewaytest.Redis) *cluster {
 type settings struct {
 	router   Config
 	registry presence.Config
+	history  history.Config
 	conns    connection.Config
 }
 
@@ -113,8 +115,12 @@ func (c *cluster) makeGateway(name string, tune ...func(*settings)) *gateway {
 	c.t.Helper()
 	g := &gateway{t: c.t, cluster: c, arrivals: make(chan *arrival, 256)}
 	g.id = protocol.GatewayID(name + "-" + strconv.FormatUint(boots.Add(1), 10))
-	s := settings{router: DefaultConfig(), registry: presence.DefaultConfig(), conns: connection.DefaultConfig()}
+	s := settings{router: DefaultConfig(), registry: presence.DefaultConfig(), history: history.DefaultConfig(), conns: connection.DefaultConfig()}
 	s.registry.Gateway, s.registry.Layout, s.registry.Each = g.id, c.layout, g.each
+	s.registry.OnPulse = func(group int, number uint64, line string) { g.router.Pulsed(group, number, line) }
+	s.registry.OnSilence = func(group int) { g.router.Silent(group) }
+	s.registry.OnLog = func(u protocol.UserID, at protocol.Position) { g.router.Stands(protocol.UserAddress(u), at) }
+	s.history.Layout = c.layout
 	s.router.Gateway, s.router.Layout, s.router.Log = g.id, c.layout, slog.New(slog.NewTextHandler(io.Discard, nil))
 	// Unless a test is about time, it must not fail because the machine is busy with others; and it may hold calls as long as it likes.
 	s.router.Attempt, s.router.Suspect, s.router.LaneWait = patience, patience, patience
@@ -127,6 +133,7 @@ func (c *cluster) makeGateway(name string, tune ...func(*settings)) *gateway {
 	g.general, g.lane = newTap(), newTap()
 	general.AddHook(g.general)
 	lane.AddHook(g.lane)
+	s.router.History = history.New(general, s.history)
 	g.registry = presence.New(general, s.registry)
 	g.router = New(general, lane, g.registry, s.router)
 	g.manager = connection.NewManager(&g.conns)
@@ -134,6 +141,10 @@ func (c *cluster) makeGateway(name string, tune ...func(*settings)) *gateway {
 	g.stopRegistry, g.stopRouter = func() {}, func() {}
 	c.t.Cleanup(func() {
 		g.stop()
+		// A router that never ran has read logs all the same.
+		g.router.close()
+		g.router.cancel()
+		g.router.running.Wait()
 		_ = general.Close()
 		_ = lane.Close()
 	})
@@ -258,9 +269,9 @@ func (g *gateway) stopAndCheckFeeds() {
 // settle waits until the deliverers have done every command that was given before.
 func (g *gateway) settle() {
 	for _, d := range g.router.deliverers {
-		done := make(chan struct{})
+		done := make(chan bool, 1)
 		select {
-		case d.commands <- command{kind: commandLive, done: done}:
+		case d.commands <- command{kind: commandLive, answer: done}:
 			select {
 			case <-done:
 			case <-d.stopped:
@@ -301,10 +312,15 @@ func (a *arrival) register() presence.Registration {
 	return reg
 }
 
-func (a *arrival) live(reg presence.Registration) {
-	a.g.router.Live(a.address(), a.conn, protocol.Position{Epoch: reg.Epoch, Offset: reg.Top},
+func (a *arrival) follow(reg presence.Registration) {
+	a.followFrom(protocol.Position{Epoch: reg.Epoch, Offset: reg.Top}, reg)
+}
+
+// followFrom goes on at a position, as a client does that resumes.
+func (a *arrival) followFrom(at protocol.Position, reg presence.Registration) {
+	a.g.router.Follow(a.address(), a.conn, at, reg.Top,
 		protocol.AppendRegistered(nil, &protocol.Registered{
-			UserID: a.entry.User, ConnID: a.conn.ID(), GatewayID: a.g.id, Epoch: reg.Epoch, Offset: reg.Top, First: reg.First, Top: reg.Top,
+			UserID: a.entry.User, ConnID: a.conn.ID(), GatewayID: a.g.id, Epoch: at.Epoch, Offset: at.Offset, First: reg.First, Top: reg.Top,
 		}))
 }
 
@@ -326,7 +342,7 @@ func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 			g.arrivals <- a
 		} else {
 			a.attach()
-			a.live(a.register())
+			a.follow(a.register())
 		}
 		cause := c.Run(func([]byte) {})
 		g.router.Detach(a.address(), c)
@@ -361,7 +377,7 @@ func (g *gateway) connect(user protocol.UserID) *client {
 	return c
 }
 
-// hold brings a user's socket to this gateway; attach, register and live are the test's.
+// hold brings a user's socket to this gateway; attach, register and follow are the test's.
 func (g *gateway) hold(user protocol.UserID) (*client, *arrival) {
 	g.t.Helper()
 	c := g.dial(user, "&held=1")

@@ -363,7 +363,9 @@ func TestOneUncertainAttemptMakesTheOutcomeUnknown(t *testing.T) {
 
 // An answer that nobody can read says nothing about the message.
 func TestUnreadableAnswerIsUnknown(t *testing.T) {
-	for _, reply := range []string{"", "x", "r e 1", "r e one 1 1", "r e 1 1 1\nr e 2 1 1", "s e 18446744073709551616 0 1"} {
+	for _, reply := range []string{
+		"", "x", "line", "line\nx", "line\nr e 1", "line\nr e one 1 1", "line\nr e 1 1 1\nr e 2 1 1", "line\ns e 18446744073709551616 0 1",
+	} {
 		t.Run(reply, func(t *testing.T) {
 			g := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded)).gateway("a", prompt)
 			g.lane.set(func(x *tap) {

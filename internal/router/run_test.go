@@ -147,7 +147,8 @@ func TestFeedsMayBeLeftAfterRun(t *testing.T) {
 		defer close(done)
 		for range 2 * commandQueue {
 			bob.attach()
-			a.router.Live("u:bob", bob.conn, protocol.Position{Epoch: "e", Offset: 1}, []byte("{}"))
+			a.router.Follow("u:bob", bob.conn, protocol.Position{Epoch: "e", Offset: 1}, 1, []byte("{}"))
+			a.router.Pulsed(0, 1, "line")
 			a.router.Detach("u:bob", bob.conn)
 		}
 	}()

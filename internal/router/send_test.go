@@ -304,16 +304,17 @@ func TestScriptRunTwiceChangesNothing(t *testing.T) {
 		for _, m := range []struct{ id, content string }{{"m2", `2`}, {"m3", `3`}, {"m2", `2`}, {"m1", `1`}, {"m1", `9`}} {
 			s := a.message("alice", "bob", m.id, m.content)
 			s.answers.Add(1) // nobody waits for it
+			s.hash()
 			l.batch = append(l.batch, s.Message)
 		}
 		run := func() (string, []Result) {
 			t.Helper()
-			l.call.build(l)
+			l.call.build(l, l.batch, "")
 			reply, err := l.call.run(context.Background(), a.router)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := l.call.read(l, reply); err != nil {
+			if _, err := l.call.read(l.batch, "", reply); err != nil {
 				t.Fatal(err)
 			}
 			var results []Result
