@@ -106,6 +106,8 @@ func (r *Reader) Before(ctx context.Context, a protocol.Address, offset uint64, 
 }
 
 func (r *Reader) page(ctx context.Context, a protocol.Address, direction string, offset uint64, limit int) (Page, error) {
+	// A client may ask with any number; scripts count exactly up to 2^53.
+	offset = min(offset, Newest)
 	v, err := r.run(ctx, r.read, []string{keyspace.Log(a), keyspace.Stream(a)},
 		[]any{protocol.NewEpoch(), r.cfg.LogTTL.Milliseconds(), r.cfg.PageBytes, direction, offset, limit})
 	if err != nil {

@@ -12,12 +12,15 @@
 --#include clock
 --#include log
 
+-- reach(L, pairs, epoch) -> how many rolls ago the epoch was, where it ended, and
+--   what of it is still in the log: a later roll may have lost more. nil: unknown.
 local function reach(L, pairs, epoch)
-  if epoch == L.epoch then return 0, L.top end
-  local age = 0
+  if epoch == L.epoch then return 0, L.top, L.top end
+  local age, least = 0, L.top
   for e, top in string.gmatch(pairs or '', '(%S-):(%d+)') do
-    age = age + 1
-    if e == epoch then return age, tonumber(top) end
+    age, top = age + 1, tonumber(top)
+    least = math.min(least, top)
+    if e == epoch then return age, top, least end
   end
 end
 
@@ -25,13 +28,17 @@ local function keep(cursorsKey, logKey, device, epoch, offset)
   local v = redis.call('HMGET', logKey, 'h', 'p')
   if not v[1] then return 0 end
   local L = parseLog(v[1], string.match(v[1], '^%S+ %d+ (%S+)'), '')
-  local age, top = reach(L, v[2], epoch)
+  local age, top, least = reach(L, v[2], epoch)
   if not age or offset > top then return 0 end
   local stored = redis.call('HGET', cursorsKey, device)
   if stored then
     local e, o = string.match(stored, '^(%S+) (%d+)')
-    local storedAge = reach(L, v[2], e)
-    if storedAge and (storedAge < age or storedAge == age and tonumber(o) >= offset) then return 0 end
+    local storedAge, _, storedLeast = reach(L, v[2], e)
+    if storedAge then
+      -- Offsets go on over a roll, so both say what they mean in the present log.
+      local had, has = math.min(tonumber(o), storedLeast), math.min(offset, least)
+      if had > has or had == has and storedAge <= age then return 0 end
+    end
   elseif redis.call('HLEN', cursorsKey) >= tonumber(ARGV[2]) then
     -- The device that was silent for longest is forgotten.
     local all, oldest, least = redis.call('HGETALL', cursorsKey), nil, nil

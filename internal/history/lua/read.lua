@@ -19,6 +19,8 @@ local fresh, ttl, maxBytes = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 -- Small steps, so that a page of large messages is not read whole to be cut.
 local STEP = 16
+-- What a frame gets on its way to a client: its position, a comma.
+local TAIL = 64
 
 local function page(stream, direction, offset, limit)
   local out, bytes, n = {}, 0, 0
@@ -33,9 +35,9 @@ local function page(stream, direction, offset, limit)
     end
     for i = 1, #entries do
       local id, frame = entries[i][1], entries[i][2][2]
-      if n == limit or (n > 0 and bytes + #frame > maxBytes) then return out, 1 end
+      if n == limit or (n > 0 and bytes + #frame + TAIL > maxBytes) then return out, 1 end
       out[#out + 1], out[#out + 2] = id, frame
-      n, bytes = n + 1, bytes + #frame
+      n, bytes = n + 1, bytes + #frame + TAIL
       at = tonumber(string.match(id, '^%d+'))
     end
     if #entries < STEP then return out, 0 end

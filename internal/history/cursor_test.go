@@ -1,0 +1,164 @@
+package history
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"chatgate/internal/gatewaytest"
+	"chatgate/internal/keyspace"
+	"chatgate/internal/protocol"
+)
+
+func (s *shelf) keepAt(u protocol.UserID, d protocol.DeviceID, epoch string, offset uint64, moves bool) {
+	s.t.Helper()
+	n, err := s.Keep(ctx, Cursor{User: u, Device: d, At: protocol.Position{Epoch: epoch, Offset: offset}})
+	if err != nil || (n == 1) != moves {
+		s.t.Fatalf("%s/%d: %d moved (%v), want it to move: %v", epoch, offset, n, err, moves)
+	}
+}
+
+func (s *shelf) wantKept(u protocol.UserID, d protocol.DeviceID, epoch string, offset uint64) {
+	s.t.Helper()
+	at, ok, err := s.Kept(ctx, u, d)
+	if err != nil || ok != (epoch != "") || at != (protocol.Position{Epoch: epoch, Offset: offset}) {
+		s.t.Fatalf("%s of %s: %v %v (%v), want %s/%d", d, u, at, ok, err, epoch, offset)
+	}
+}
+
+// Bob's phone confirms what it has. Its cursor only moves forward, and no further than the log; his laptop has its own.
+func TestCursorsOnlyMoveForward(t *testing.T) {
+	eachRedis(t, func(t *testing.T, s *shelf) {
+		s.wantKept("bob", "phone", "", 0)
+		s.store("bob", 10, 60)
+		e := s.head("bob").Epoch
+		s.keepAt("bob", "phone", e, 3, true)
+		s.keepAt("bob", "phone", e, 3, false)
+		s.keepAt("bob", "phone", e, 2, false)
+		s.keepAt("bob", "phone", e, 11, false) // the future
+		s.keepAt("bob", "phone", "foreign", 5, false)
+		s.keepAt("bob", "phone", "", 5, false)
+		s.wantKept("bob", "phone", e, 3)
+		s.keepAt("bob", "phone", e, 10, true)
+		s.wantKept("bob", "phone", e, 10)
+		s.keepAt("bob", "laptop", e, 0, true)
+		s.wantKept("bob", "laptop", e, 0)
+		s.keepAt("carol", "phone", e, 0, false) // no log, no cursor
+		s.wantKept("carol", "phone", "", 0)
+		s.trim("bob", 100)
+		s.wantKept("bob", "phone", e, 10) // positions outlive messages
+	})
+}
+
+// Redis' history changed. A position is judged in its own epoch: the old one reaches to where it ended, and what the two mean in the
+// present log decides which is further.
+func TestCursorsAreJudgedInTheirOwnEpoch(t *testing.T) {
+	eachRedis(t, func(t *testing.T, s *shelf) {
+		s.store("bob", 10, 60)
+		e1 := s.head("bob").Epoch
+		s.keepAt("bob", "phone", e1, 4, true)
+		e2 := s.roll("bob").Epoch
+		s.keepAt("bob", "phone", e1, 11, false) // it ended at 10
+		s.keepAt("bob", "phone", e1, 6, true)
+		s.keepAt("bob", "phone", e2, 5, false) // the same log, further back
+		s.keepAt("bob", "phone", e2, 6, true)  // the same place, an epoch that lasts longer
+		s.keepAt("bob", "phone", e1, 6, false)
+		s.keepAt("bob", "phone", e1, 9, true)
+		s.keepAt("bob", "phone", e2, 12, false) // beyond the top
+		s.store("bob", 2, 60)
+		s.keepAt("bob", "phone", e2, 12, true)
+		s.keepAt("bob", "phone", e1, 10, false)
+		s.wantKept("bob", "phone", e2, 12)
+		// Redis comes back with less: 11 and 12 are lost, and what the cursor says is in no log any more.
+		s.setField("bob", 1, "10")
+		e3 := s.roll("bob").Epoch
+		s.setField("bob", 1, "11")
+		s.keepAt("bob", "phone", e3, 11, true)
+		s.wantKept("bob", "phone", e3, 11)
+		// Eight rolls later nobody knows the epoch any more: any position of the log is better.
+		for range 9 {
+			s.roll("bob")
+		}
+		s.keepAt("bob", "phone", e3, 11, false)
+		e := s.head("bob").Epoch
+		s.keepAt("bob", "phone", e, 1, true)
+	})
+}
+
+// A user has so many devices; the one that was silent for longest is forgotten.
+func TestDevicesAreBounded(t *testing.T) {
+	eachRedis(t, func(t *testing.T, s *shelf) {
+		s.store("bob", 10, 60)
+		e := s.head("bob").Epoch
+		for i := range 64 {
+			s.keepAt("bob", protocol.DeviceID(fmt.Sprint("d", i)), e, 1, true)
+		}
+		// The clock of Redis counts ms: d0 speaks again in a later one than all others.
+		now, err := s.c.Time(ctx).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := gatewaytest.Poll(5*time.Second, func() error {
+			if later, err := s.c.Time(ctx).Result(); err != nil || later.UnixMilli() <= now.UnixMilli()+1 {
+				return errors.New("the same ms")
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		s.keepAt("bob", "d0", e, 2, true)
+		s.keepAt("bob", "new", e, 1, true)
+		if n, err := s.c.HLen(ctx, keyspace.Cursors("bob")).Result(); n != 64 || err != nil {
+			t.Errorf("%d devices remembered (%v), want 64", n, err)
+		}
+		s.wantKept("bob", "d0", e, 2)
+		s.wantKept("bob", "new", e, 1)
+	})
+}
+
+// The cursors of many users, in all groups, go in one call of Keep; each is judged by itself.
+func TestCursorsOfManyUsers(t *testing.T) {
+	eachRedis(t, func(t *testing.T, s *shelf) {
+		var all []Cursor
+		for i := range 200 {
+			u := protocol.UserID(fmt.Sprint("user", i))
+			at := protocol.Position{Epoch: s.head(u).Epoch}
+			if i%2 == 1 {
+				at.Offset = 1 // beyond the top
+			}
+			all = append(all, Cursor{User: u, Device: "phone", At: at})
+		}
+		if n, err := s.Keep(ctx, all...); n != 100 || err != nil {
+			t.Errorf("%d moved (%v), want 100", n, err)
+		}
+		if n, err := s.Keep(ctx); n != 0 || err != nil {
+			t.Errorf("nothing: %d moved (%v)", n, err)
+		}
+	})
+}
+
+// Redis is away: every call says so, and may be repeated.
+func TestRedisThatIsAway(t *testing.T) {
+	r := gatewaytest.StartRedis(t)
+	s := newShelf(t, r, func(c *Config) { c.Timeout = 200 * time.Millisecond })
+	s.store("bob", 1, 60)
+	e := s.head("bob").Epoch
+	if err := r.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	_, err1 := s.After(ctx, "u:bob", 0, 1)
+	_, err2 := s.Heads(ctx, "u:bob")
+	_, err3 := s.Keep(ctx, Cursor{User: "bob", Device: "phone", At: protocol.Position{Epoch: e, Offset: 1}})
+	_, _, err4 := s.Kept(ctx, "bob", "phone")
+	for i, err := range []error{err1, err2, err3, err4} {
+		if !errors.Is(err, ErrUnavailable) {
+			t.Errorf("call %d: %v", i, err)
+		}
+	}
+	if err := r.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := s.After(ctx, "u:bob", 0, 1)
+	s.wantPage(p, err, false, 1, 1)
+}
