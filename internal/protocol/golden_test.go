@@ -45,9 +45,25 @@ var fromClient = map[string]Frame{
 // fromGateway is how each file of testdata/gateway is made.
 var fromGateway = map[string][]byte{
 	"registered": AppendRegistered(nil, &Registered{
-		UserID: "alice", ConnID: "0198c5a2-6f00-7a41-8f6e-3c1d2b4a5e60", GatewayID: "gw-1-k3v9qa", Epoch: "9fK2mQx7aZ", Offset: 41, First: 12, Top: 41,
+		UserID: "alice", ConnID: "0198c5a2-6f00-7a41-8f6e-3c1d2b4a5e60", GatewayID: "gw-1-k3v9qa", Epoch: "9fK2mQx7aZ", Offset: 41, First: 12, Top: 44, Recovered: true,
 		HeartbeatIntervalMs: 30_000, PresenceTTLMs: 90_000, MaxFrameBytes: MaxFrameBytes, ServerTime: 1795305600000, ExpiresAt: 1795309200000,
 	}),
+	"gap": AppendGap(nil, &Gap{
+		Epoch: "9fK2mQx7aZ", From: 42, Reason: GapHistory, Next: Position{Epoch: "Tz5uN8eWq1", Offset: 41},
+	}),
+	"gap-trimmed": AppendGap(nil, &Gap{
+		Room: "lobby", Epoch: "b3Rk0uT5yP", From: 8, To: 120, Reason: GapTrimmed, Next: Position{Epoch: "b3Rk0uT5yP", Offset: 120},
+	}),
+	"gap-ahead": AppendGap(nil, &Gap{
+		Epoch: "9fK2mQx7aZ", From: 40, To: 41, Reason: GapAhead, Next: Position{Epoch: "Tz5uN8eWq1", Offset: 39},
+	}),
+	"history": AppendHistoryTail(AppendMessageTail(append(AppendMessageTail(AppendMessageHead(
+		AppendHistoryHead(nil, &HistoryHead{ID: []byte("h-1"), Epoch: "9fK2mQx7aZ", First: 12, Top: 44, More: true}),
+		&MessageHead{ID: []byte("m-2"), From: "bob", To: []byte("alice"), Content: []byte(`"hello!"`), Ts: 1795305602345}),
+		"9fK2mQx7aZ", 40), AppendMessageHead([]byte{','},
+		&MessageHead{ID: []byte("m-3"), From: "carol", To: []byte("alice"), Content: []byte(`{"text":"hi"}`), Ts: 1795305603456})...),
+		"9fK2mQx7aZ", 41)),
+	"history-empty":      AppendHistoryTail(AppendHistoryHead(nil, &HistoryHead{Room: "lobby", Epoch: "b3Rk0uT5yP", First: 1})),
 	"heartbeat":          AppendHeartbeat(nil, 1795305630000, false),
 	"heartbeat-degraded": AppendHeartbeat(nil, 1795305660000, true),
 	"ack-routed": AppendAck(nil, &Ack{
