@@ -98,3 +98,8 @@ func frameOf(user protocol.UserID, epoch string, offset uint64) string {
 func envelopeOf(number uint64, records ...string) string {
 	return "\x01m" + strconv.FormatUint(number, 10) + "\n" + strings.Join(records, "")
 }
+
+// logOf is a log of which everything is kept.
+func logOf(epoch string, top uint64) history.Log {
+	return history.Log{Epoch: epoch, First: 1, Top: top}
+}
