@@ -80,19 +80,24 @@ func (e *embedded) connect(cfg RedisConfig) *backend {
 	return b
 }
 
+// lanePool is minutes of failed dials; a place costs some bytes.
+const lanePool = 4096
+
 // clients makes the clients for the options.
 func clients(o *redis.UniversalOptions) *backend {
 	general, lanes := *o, *o
 	general.MaxRetries = 1
 	lanes.MaxRetries = -1
+	// A lane has one call in flight, so it holds one connection. The size counts
+	// for something else: after so many failed dials in a row the client dials by
+	// itself, once a second, and a lane that probes ten times a second would hear
+	// late that Redis is back.
+	lanes.PoolSize = lanePool
 	b := &backend{layout: keyspace.Layout{Sharded: o.IsClusterMode}}
 	if o.IsClusterMode {
-		// Each lane holds a connection of its own while it sends.
-		lanes.PoolSize = keyspace.Partitions
 		// A promoted master is found by asking again soon.
 		b.kind = "cluster"
 	} else {
-		lanes.PoolSize = 2
 		b.kind = "standalone"
 		if o.MasterName != "" {
 			b.kind = "sentinel"

@@ -176,10 +176,7 @@ func (c *cluster) clients() (general, lane redis.UniversalClient) {
 		o.Addrs = []string{u.Host}
 	}
 	l := o
-	l.MaxRetries, l.DialerRetries, l.PoolSize, l.Dialer = -1, 1, 2, c.dialer
-	if o.IsClusterMode {
-		l.PoolSize = keyspace.Partitions
-	}
+	l.MaxRetries, l.DialerRetries, l.PoolSize, l.Dialer = -1, 1, 4096, c.dialer
 	return redis.NewUniversalClient(&o), redis.NewUniversalClient(&l)
 }
 
