@@ -49,6 +49,29 @@ func (c *Client) Register(user string, fields ...any) (Frame, error) {
 	return c.Next("registered", Deadline)
 }
 
+// Position is where the client goes on when it comes back: behind the last message, or where the last gap or registered said.
+func (c *Client) Position() (epoch string, offset uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range c.all {
+		switch f.Type {
+		case "registered", "message":
+			if f.Epoch != "" {
+				epoch, offset = f.Epoch, f.Offset
+			}
+		case "gap":
+			var next struct {
+				Epoch  string
+				Offset uint64
+			}
+			if f.Room == "" && json.Unmarshal(f.Next, &next) == nil {
+				epoch, offset = next.Epoch, next.Offset
+			}
+		}
+	}
+	return epoch, offset
+}
+
 // Send sends a message to a user and doesn't wait. An empty id is replaced by one that is unique for this client.
 func (c *Client) Send(to string, content any, id string, fields ...any) (string, error) {
 	raw, ok := content.(json.RawMessage)

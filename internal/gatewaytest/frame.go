@@ -40,6 +40,8 @@ type Frame struct {
 	WindowMs  int64           `json:"windowMs"`
 	By        string          `json:"by"`
 
+	Next json.RawMessage `json:"next"` // a position in a gap, a word in members
+
 	HeartbeatIntervalMs int64 `json:"heartbeatIntervalMs"`
 	PresenceTTLMs       int64 `json:"presenceTtlMs"`
 	MaxFrameBytes       int64 `json:"maxFrameBytes"`

@@ -38,6 +38,7 @@ var steps = map[string]func(*scene, *args) error{
 	"wait-stats":     (*scene).waitStats,
 	// Clients.
 	"connect":   (*scene).connect,
+	"resume":    (*scene).resume,
 	"dial":      (*scene).dial,
 	"close":     onClient(func(c *Client) error { return c.Close() }),
 	"cut":       onClient(func(c *Client) error { c.Cut(); return nil }),
@@ -50,6 +51,7 @@ var steps = map[string]func(*scene, *args) error{
 	"send":      (*scene).send,
 	"expect":    (*scene).expect,
 	"nothing":   (*scene).nothing,
+	"received":  (*scene).received,
 	"heartbeat": (*scene).heartbeat,
 	"presence":  (*scene).presence,
 	"raw":       (*scene).raw,
@@ -60,17 +62,38 @@ var steps = map[string]func(*scene, *args) error{
 	"flushall": func(s *scene, a *args) error { return errors.Join(a.done(), s.redis.FlushAll()) },
 }
 
-// redis pause | resume | kill | restart
+// redis pause | resume | kill | restart | mute | unmute
 func (s *scene) redisDo(a *args) error {
 	what, err := a.next("what to do")
 	if err := errors.Join(err, a.done()); err != nil {
 		return err
 	}
-	do := map[string]func() error{"pause": s.redis.Pause, "resume": s.redis.Resume, "kill": s.redis.Kill, "restart": s.redis.Restart}[what]
+	do := map[string]func() error{"pause": s.redis.Pause, "resume": s.redis.Resume, "kill": s.redis.Kill, "restart": s.redis.Restart, "mute": s.mute, "unmute": s.unmute}[what]
 	if do == nil {
 		return fmt.Errorf("redis can't %s", what)
 	}
 	return do()
+}
+
+// mute takes away everybody's right to publish, until unmute or the end: messages are stored, and nobody hears of them.
+func (s *scene) mute() error {
+	s.t.Cleanup(func() {
+		if err := s.unmute(); err != nil {
+			s.t.Errorf("redis stays mute: %v", err)
+		}
+	})
+	return s.acl("-publish", "-spublish")
+}
+
+func (s *scene) unmute() error { return s.acl("+publish", "+spublish") }
+
+func (s *scene) acl(rules ...any) error {
+	for _, n := range s.redis.Nodes {
+		if _, err := n.Do(append([]any{"ACL", "SETUSER", "default"}, rules...)...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // nothingLeft complains about messages and errors that the transcript did not expect: a duplicate is one too many.

@@ -67,6 +67,48 @@ func (s *scene) connect(a *args) error {
 	return wantError(c, refused, Deadline)
 }
 
+// received bob: this device has kept everything up to the last position it knows.
+func (s *scene) received(a *args) error {
+	c, err := s.client(a)
+	if err := errors.Join(err, a.done()); err != nil {
+		return err
+	}
+	epoch, offset := c.Position()
+	return c.Write(object("received", []any{"epoch", epoch, "offset", offset}))
+}
+
+// resume bob on a [device=phone] [recovered true | false]: bob's client comes back at that gateway and goes on behind the last position it knows. The connection it
+// had before is called bob.1, bob.2 and so on from now on.
+func (s *scene) resume(a *args) error {
+	on, recovered := a.after("on"), a.after("recovered")
+	device, hasDevice := a.option("device")
+	c, err := s.client(a)
+	if err := errors.Join(err, a.done()); err != nil {
+		return err
+	}
+	g := s.gateways[on]
+	if g == nil {
+		return fmt.Errorf("no gateway is called %q", on)
+	}
+	epoch, offset := c.Position()
+	fields := []any{"resume", map[string]any{"epoch": epoch, "offset": offset}}
+	if hasDevice {
+		fields = append(fields, "deviceId", device)
+	}
+	c.mu.Lock()
+	user, name := c.user, c.Name
+	c.mu.Unlock()
+	again, err := s.open(g, name)
+	if err != nil {
+		return err
+	}
+	f, err := again.Register(user, fields...)
+	if err == nil && recovered != "" && strconv.FormatBool(f.Recovered) != recovered {
+		err = fmt.Errorf("%s: recovered is not %s: %v", name, recovered, f)
+	}
+	return err
+}
+
 // dial a alice: a client that says nothing yet.
 func (s *scene) dial(a *args) error {
 	g, err1 := s.gateway(a)
