@@ -20,6 +20,7 @@ import (
 
 	"chatgate/internal/connection"
 	"chatgate/internal/gatewaytest"
+	"chatgate/internal/history"
 	"chatgate/internal/keyspace"
 	"chatgate/internal/presence"
 	"chatgate/internal/protocol"
@@ -74,6 +75,7 @@ func newGateway(t *testing.T, r *gatewaytest.Redis, tune ...func(*settings)) *ga
 		handler: Config{
 			Gateway: g.id, Log: log, Anonymous: true, HeartbeatInterval: 30 * time.Second, PresenceTTL: 90 * time.Second,
 			MaxFrameBytes: 64 << 10, MaxBadFrames: 64, ReapedSpread: time.Second, RegisterWait: time.Second,
+			CursorWindow: 20 * time.Millisecond,
 		},
 		conns: connection.DefaultConfig(), registry: presence.DefaultConfig(), router: router.DefaultConfig(),
 	}
@@ -91,6 +93,12 @@ func newGateway(t *testing.T, r *gatewaytest.Redis, tune ...func(*settings)) *ga
 	general, lane := clients(t, r)
 	lane.AddHook(g.lane)
 	g.manager = connection.NewManager(&g.conns)
+	s.registry.OnPulse = func(group int, number uint64, line string) { g.router.Pulsed(group, number, line) }
+	s.registry.OnSilence = func(group int) { g.router.Silent(group) }
+	s.registry.OnLog = func(u protocol.UserID, at protocol.Position) { g.router.Stands(protocol.UserAddress(u), at) }
+	hc := history.DefaultConfig()
+	hc.Layout = s.registry.Layout
+	s.handler.History, s.router.History = history.New(general, hc), history.New(general, hc)
 	g.registry = presence.New(general, s.registry)
 	g.router = router.New(general, lane, g.registry, s.router)
 	g.handler = New(s.handler, &g.conns, g.manager, g.registry, g.router, NewAdmission(s.admission))
@@ -101,7 +109,7 @@ func newGateway(t *testing.T, r *gatewaytest.Redis, tune ...func(*settings)) *ga
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var parts sync.WaitGroup
-	for _, run := range []func(context.Context) error{g.registry.Run, g.router.Run, g.manager.Run} {
+	for _, run := range []func(context.Context) error{g.registry.Run, g.router.Run, g.manager.Run, g.handler.Run} {
 		parts.Go(func() {
 			if err := run(ctx); err != nil {
 				t.Errorf("run: %v", err)

@@ -27,7 +27,7 @@ func TestThreeFramesTypedByHand(t *testing.T) {
 		alice := g.open()
 		alice.say(`{"type":"register","userId":"alice"}`)
 		f := alice.next("registered")
-		if f.UserID != "alice" || f.ConnID == "" || f.GatewayID != string(g.id) || f.Epoch == "" || f.Offset != 0 || f.First != 1 || f.Top != 0 || f.Recovered ||
+		if f.UserID != "alice" || f.ConnID == "" || f.GatewayID != string(g.id) || f.Epoch == "" || f.Offset != 0 || f.First != 1 || f.Top != 0 || !f.Recovered ||
 			f.HeartbeatIntervalMs != 30_000 || f.PresenceTTLMs != 90_000 || f.MaxFrameBytes != 64<<10 || !recent(f.ServerTime) {
 			t.Errorf("registered: %s", f)
 		}
@@ -88,7 +88,7 @@ func TestTypesNotServedYetAreUnknown(t *testing.T) {
 	c := g.connect("alice")
 	for kind, frame := range everyFrame {
 		switch kind {
-		case protocol.TypeHeartbeat, protocol.TypeMessage, protocol.TypePresence:
+		case protocol.TypeHeartbeat, protocol.TypeMessage, protocol.TypePresence, protocol.TypeReceived, protocol.TypeHistory:
 			continue
 		}
 		c.say(frame)
