@@ -153,6 +153,9 @@ func (l *lane) work() {
 	for l.take() {
 		l.inFlight.Store(l.router.clock())
 		err := l.send()
+		if err != nil {
+			l.setDown(true) // before anybody hears of it
+		}
 		l.inFlight.Store(0)
 		for _, m := range l.batch {
 			m.Done(&l.out, m)
