@@ -227,18 +227,34 @@ func (c *Connection) discard() {
 	}
 }
 
-// awaitWriter waits for the writer goroutine, if there is one, to end.
+// awaitWriter waits until what is to be written is written: by the writer goroutine, or by another goroutine in the middle of a Flush,
+// which is a matter of microseconds and so is looked at again rather than signalled.
 func (c *Connection) awaitWriter(limit time.Duration) {
-	c.mu.Lock()
-	writer := c.writer
-	c.mu.Unlock()
-	if writer == nil {
-		return
-	}
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
-	select {
-	case <-writer:
-	case <-timer.C:
+	for {
+		c.mu.Lock()
+		writer := c.writer
+		done := c.aborted || c.current == nil && c.pending == nil
+		c.mu.Unlock()
+		switch {
+		case done:
+			return
+		case writer != nil:
+			select {
+			case <-writer:
+			case <-timer.C:
+				return
+			}
+		default:
+			select {
+			case <-time.After(flushLook):
+			case <-timer.C:
+				return
+			}
+		}
 	}
 }
+
+// flushLook is how often awaitWriter looks whether another goroutine's Flush is over.
+const flushLook = 200 * time.Microsecond

@@ -263,7 +263,7 @@ func (g *Gateway) drain() error {
 	g.admission.Drain()
 	// A handful of connections needs no long window.
 	window := min(g.cfg.Drain.Window, time.Duration(g.manager.Count())*drainStep)
-	g.manager.CloseAll(connection.Cause{Kind: connection.KindDraining, WindowMs: window.Milliseconds()}, window)
+	g.manager.CloseAll(connection.Cause{Kind: connection.KindDraining, WindowMs: spreadByServer.Milliseconds()}, window)
 	err := g.manager.Close(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -272,7 +272,7 @@ func (g *Gateway) drain() error {
 	}()
 	select {
 	case <-done:
-		err = errors.Join(err, g.registry.Leave(ctx))
+		err = errors.Join(err, g.leave(ctx))
 	case <-ctx.Done():
 		err = errors.Join(err, ctx.Err())
 	}
@@ -283,6 +283,22 @@ func (g *Gateway) drain() error {
 	g.log.Info("drained", "dur", time.Since(began).Round(time.Millisecond))
 	return nil
 }
+
+// leave gives up this gateway's part in the registry. With Redis away there is no
+// point in waiting for it: the reaper does the rest.
+func (g *Gateway) leave(ctx context.Context) error {
+	if !g.registry.Reachable() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, 2*g.cfg.Redis.Timeout)
+		defer cancel()
+	}
+	return g.registry.Leave(ctx)
+}
+
+// spreadByServer is the window clients are told when their closes are spread out
+// already: time enough for full jitter, and far less than the grace period, so that
+// a rolling restart makes nobody offline.
+const spreadByServer = time.Second
 
 // drainStep is the share of the window one connection asks for at most.
 const drainStep = 100 * time.Millisecond

@@ -95,7 +95,6 @@ func clients(o *redis.UniversalOptions) *backend {
 	lanes.PoolSize = lanePool
 	b := &backend{layout: keyspace.Layout{Sharded: o.IsClusterMode}}
 	if o.IsClusterMode {
-		// A promoted master is found by asking again soon.
 		b.kind = "cluster"
 	} else {
 		b.kind = "standalone"
@@ -110,6 +109,7 @@ func clients(o *redis.UniversalOptions) *backend {
 // connect finds out what redis.url leads to, checks that Chatgate can keep its
 // promises on it, and returns the clients. Every error is ErrDependency.
 func connect(ctx context.Context, cfg RedisConfig, log *slog.Logger) (*backend, error) {
+	redis.SetLogger(libraryLog{log})
 	o, err := cfg.Universal()
 	if err != nil {
 		return nil, err
@@ -123,6 +123,13 @@ func connect(ctx context.Context, cfg RedisConfig, log *slog.Logger) (*backend, 
 		return nil, fmt.Errorf("%w: redis: %w", ErrDependency, err)
 	}
 	return b, nil
+}
+
+// libraryLog takes what go-redis would write to standard error in its own form.
+type libraryLog struct{ log *slog.Logger }
+
+func (l libraryLog) Printf(ctx context.Context, format string, args ...any) {
+	l.log.DebugContext(ctx, "redis client", "text", fmt.Sprintf(format, args...))
 }
 
 // discover asks the first server that answers what it is: one address may be a

@@ -32,7 +32,7 @@ func StartNginx(t testing.TB, backends ...string) *Proxy {
 	p := &Proxy{Addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(FreePort(t)))}
 	dir := shallowDir(t)
 	config := p.config(t, dir, "deploy/nginx/chatgate.conf",
-		regexp.MustCompile(`(?m)^(\s*listen) 8000\b`), regexp.MustCompile(`(?m)^(\s*server) (127\.0\.0\.1:80\d\d)(.*)$`), backends)
+		regexp.MustCompile(`(?m)^(\s*listen) 127\.0\.0\.1:8000\b`), regexp.MustCompile(`(?m)^(\s*server) (127\.0\.0\.1:80\d\d)(.*)$`), backends)
 	args := []string{"-c", config, "-p", dir, "-g", "daemon off;"}
 	if out, err := exec.Command(program, append([]string{"-t"}, args...)...).CombinedOutput(); err != nil {
 		t.Fatalf("nginx -t: %v\n%s", err, out)
@@ -50,7 +50,7 @@ func StartHAProxy(t testing.TB, backends ...string) *Proxy {
 	p := &Proxy{Addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(FreePort(t)))}
 	dir := t.TempDir()
 	config := p.config(t, dir, "deploy/haproxy/haproxy.cfg",
-		regexp.MustCompile(`(?m)^(\s*bind) :8001\b`), regexp.MustCompile(`(?m)^(\s*server \w+) (127\.0\.0\.1:80\d\d)(.*)$`), backends)
+		regexp.MustCompile(`(?m)^(\s*bind) 127\.0\.0\.1:8001\b`), regexp.MustCompile(`(?m)^(\s*server \w+) (127\.0\.0\.1:80\d\d)(.*)$`), backends)
 	if out, err := exec.Command(program, "-c", "-f", config).CombinedOutput(); err != nil {
 		t.Fatalf("haproxy -c: %v\n%s", err, out)
 	}

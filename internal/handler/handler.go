@@ -83,6 +83,11 @@ func New(cfg Config, conns *connection.Config, manager *connection.Manager, regi
 // ServeHTTP admits and upgrades one connection, and returns: the session goes on
 // without net/http's buffers.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !r.ProtoAtLeast(1, 1) { // RFC 6455 §4.1
+		h.counts.failedUpgrades.Add(1)
+		http.Error(w, "WebSocket needs HTTP/1.1", http.StatusHTTPVersionNotSupported)
+		return
+	}
 	if x := h.cfg.Origins.Check(r); x != nil {
 		h.counts.foreignOrigins.Add(1)
 		x.Write(w)
@@ -174,7 +179,8 @@ func Judged(m *connection.Manager, v presence.Verdict, spread time.Duration) {
 		c.Close(causeOf(v.Code, v.Reason, v.By))
 		return
 	}
-	cause := connection.Cause{Kind: connection.KindSuperseded, WindowMs: spread.Milliseconds()}
+	// They are spread here already; the client's own jitter comes on top.
+	cause := connection.Cause{Kind: connection.KindSuperseded, WindowMs: time.Second.Milliseconds()}
 	time.AfterFunc(rand.N(max(spread, 1)), func() { c.Close(cause) })
 }
 

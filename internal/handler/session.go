@@ -106,6 +106,10 @@ func (s *session) register(f *protocol.Frame) {
 		return
 	}
 
+	if !h.registry.Answers(s.entry.User) {
+		s.unavailable(f, presence.ErrUnavailable)
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), h.cfg.RegisterWait)
 	defer cancel()
 	reg, err := h.registry.Register(ctx, s.entry)
@@ -266,7 +270,9 @@ func (s *session) refresh(now bool) {
 	s.handler.registry.Refresh(s.entry)
 }
 
-// allow counts n frames against the connection's rate, or refuses this one.
+// allow counts a frame that costs as much as n messages against the connection's
+// rate, or refuses it. A frame is let in when one message would be, and what it
+// costs beyond the burst is owed by those that follow.
 func (s *session) allow(f *protocol.Frame, n int) bool {
 	r := s.handler.cfg.MessageRate
 	if r <= 0 {
@@ -276,17 +282,19 @@ func (s *session) allow(f *protocol.Frame, n int) bool {
 		s.limiter = rate.NewLimiter(rate.Limit(r), r)
 	}
 	now := time.Now()
-	v := s.limiter.ReserveN(now, min(n, r))
-	wait := v.DelayFrom(now)
-	if wait == 0 {
-		return true
+	v := s.limiter.ReserveN(now, 1)
+	if wait := v.DelayFrom(now); wait > 0 {
+		v.CancelAt(now)
+		s.refuse(&protocol.ReplyError{
+			ID: string(f.ID), Code: protocol.CodeLimited, Message: "too many messages", Limit: "message-rate",
+			RetryAfterMs: wait.Milliseconds() + 1,
+		})
+		return false
 	}
-	v.CancelAt(now)
-	s.refuse(&protocol.ReplyError{
-		ID: string(f.ID), Code: protocol.CodeLimited, Message: "too many messages", Limit: "message-rate",
-		RetryAfterMs: wait.Milliseconds() + 1,
-	})
-	return false
+	for n--; n > 0; n -= r {
+		s.limiter.ReserveN(now, min(n, r))
+	}
+	return true
 }
 
 // messages are reused: their buffers are the cost of a message.
@@ -364,16 +372,40 @@ func (h *Handler) answer(out *connection.Batch, m *router.Message) {
 	messages.Put(m)
 }
 
+const (
+	// presenceChunk is how many users one answer holds; a longer list is answered
+	// in several frames, so that no client is closed for an answer it asked for.
+	presenceChunk = 1000
+	// usersPerMessage is how many looked up users cost Redis as much as a message.
+	usersPerMessage = 10
+)
+
+// presence answers with what is known of users now.
 func (s *session) presence(f *protocol.Frame) {
-	if !s.allow(f, 1+len(f.Users)/100) {
+	if !s.allow(f, 1+len(f.Users)/usersPerMessage) {
 		return
 	}
-	users := make([]protocol.UserID, len(f.Users))
-	for i, u := range f.Users {
+	for rest := f.Users; len(rest) > 0; {
+		n := min(len(rest), presenceChunk)
+		answer := s.presenceOf(f.ID, rest[:n])
+		if !s.awaitRoom(len(answer)) || !s.conn.Send(answer) {
+			return
+		}
+		rest = rest[n:]
+	}
+}
+
+func (s *session) presenceOf(id []byte, names [][]byte) []byte {
+	users := make([]protocol.UserID, len(names))
+	for i, u := range names {
 		users[i] = protocol.UserID(u)
 	}
+	var found []presence.Whereabouts
+	err := presence.ErrUnavailable
+	if s.handler.registry.Answers(users...) { // otherwise nobody should wait to hear it
+		found, err = s.handler.registry.Locate(context.Background(), users...)
+	}
 	states := make([]protocol.UserPresence, len(users))
-	found, err := s.handler.registry.Locate(context.Background(), users...)
 	for i, u := range users {
 		states[i] = protocol.UserPresence{User: u, State: protocol.StateUnknown}
 		if err != nil {
@@ -385,8 +417,23 @@ func (s *session) presence(f *protocol.Frame) {
 			states[i].State, states[i].Devices = protocol.StateOnline, n
 		}
 	}
-	s.conn.Send(protocol.AppendPresence(nil, f.ID, states))
+	return protocol.AppendPresence(nil, id, states)
 }
+
+// awaitRoom waits until the client has taken enough of what was sent to it; false
+// when the connection ends.
+func (s *session) awaitRoom(size int) bool {
+	for !s.conn.Roomy(size) {
+		if _, ended := s.conn.Cause(); ended {
+			return false
+		}
+		time.Sleep(roomPause)
+	}
+	return true
+}
+
+// roomPause is how often a full outbox is looked at again.
+const roomPause = 5 * time.Millisecond
 
 // end undoes what the session did elsewhere. The manager is last out.
 func (s *session) end(cause connection.Cause) {

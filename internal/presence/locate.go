@@ -30,7 +30,10 @@ type Whereabouts struct {
 	// Locations are the connections that count: not told to go, refreshed within
 	// the TTL, on a gateway whose lease runs.
 	Locations []Location
-	// Version of the user's online state, "epoch.n"; empty when never seen.
+	// Version of the user's online state, "epoch.n"; empty when never seen, and
+	// while the state is about to change: in the grace period, and between the end
+	// of a gateway's lease and its reaping, the locations know more than the
+	// version, and equal versions must mean equal states.
 	Version string
 	// LastSeen is when the user went offline, ms since 1970; 0 when online, while
 	// the grace runs, or when never seen.
@@ -91,9 +94,9 @@ func (r *Registry) whereabouts(u protocol.UserID, conns map[string]string, state
 			w.Locations = append(w.Locations, l)
 		}
 	}
-	if f := strings.Split(state, " "); len(f) == 4 {
+	if f := strings.Split(state, " "); len(f) == 4 && (f[2] == "online") == (len(w.Locations) > 0) {
 		w.Version = f[0] + "." + f[1]
-		if len(w.Locations) == 0 && f[2] == "offline" {
+		if f[2] == "offline" {
 			w.LastSeen, _ = strconv.ParseInt(f[3], 10, 64)
 		}
 	}
@@ -184,6 +187,32 @@ func (r *Registry) Cluster(ctx context.Context) (snapshots map[protocol.GatewayI
 		}
 	}
 	return snapshots, dead, nil
+}
+
+// Answers reports whether Redis answered the last pulse of every group these users
+// are in: if not, nobody should wait for a call to find out.
+func (r *Registry) Answers(users ...protocol.UserID) bool {
+	if r.silent.Load() == 0 {
+		return true
+	}
+	for _, u := range users {
+		if r.groupOf(u).silent.Load() {
+			return false
+		}
+	}
+	return true
+}
+
+// hear notes whether Redis answered a pulse of a group.
+func (r *Registry) hear(g *group, answered bool) {
+	if g.silent.Swap(!answered) == !answered {
+		return
+	}
+	if answered {
+		r.silent.Add(-1)
+	} else {
+		r.silent.Add(1)
+	}
 }
 
 // Reachable reports whether the last pulse of every group was answered recently

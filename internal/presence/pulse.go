@@ -140,11 +140,15 @@ func (r *Registry) beat(ctx context.Context, g *group) {
 	held, known := g.held.Load(), g.known()
 	p, err := r.pulseOnce(ctx, g, r.snapshot(g))
 	if err != nil {
-		if ctx.Err() == nil && r.cfg.OnSilence != nil {
-			r.cfg.OnSilence(g.index)
+		if ctx.Err() == nil {
+			r.hear(g, false)
+			if r.cfg.OnSilence != nil {
+				r.cfg.OnSilence(g.index)
+			}
 		}
 		return
 	}
+	r.hear(g, true)
 	g.removes.release()
 	// A connection that came or went during the call may be counted on one side
 	// only, so what is held is compared before and after; a false alarm costs one

@@ -48,6 +48,7 @@ type Registry struct {
 	running workers       // joined by Run
 	resync  chan struct{} // capacity 1: a group is stale
 	calls   calls
+	silent  atomic.Int64 // groups whose last pulse Redis did not answer
 }
 
 // group is the state this gateway keeps for one group of the keyspace.
@@ -63,6 +64,7 @@ type group struct {
 	// Any goroutine.
 	held    atomic.Int64         // entries the registry should know
 	view    atomic.Pointer[view] // what the last pulse saw
+	silent  atomic.Bool          // Redis did not answer the last pulse
 	pulsing atomic.Bool
 	left    atomic.Bool // the lease was given back: no pulse may take it again
 	// tidying is true while dead gateways are reaped and graces ended.
