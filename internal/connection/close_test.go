@@ -195,3 +195,21 @@ func TestEndsRaceWithWriters(t *testing.T) {
 		}
 	}
 }
+
+// A person logs out while another goroutine is in the middle of a Flush, sending `registered`, say. The close is answered with the
+// client's own code behind what is being written; a reset, which a browser calls 1006 and comes back from, would lose both.
+func TestCloseIsAnsweredBehindAFlushUnderWay(t *testing.T) {
+	g := newGate(t, nil)
+	c, r := g.rawDial(0)
+	c.Append([]byte("registered"))
+	c.mu.Lock()
+	flushing := c.take() // what Flush does first; the socket is written to when the test says so
+	c.mu.Unlock()
+	r.send(0x80|0x8, "\x03\xe8")
+	poll(t, "the client's close to be read", func() bool { _, ended := c.Cause(); return ended })
+	c.write(flushing)
+	r.wantFrame(0x80|0x1, "registered")
+	r.wantFrame(0x80|0x8, "\x03\xe8")
+	r.wantEOF()
+	g.wantEnd(c, KindClientClose, protocol.CloseNormal)
+}
