@@ -255,7 +255,7 @@ func (s *session) page(f *protocol.Frame) (history.Page, error) {
 // heartbeat is answered from memory; presence hears of it within moments.
 func (s *session) heartbeat() {
 	h := s.handler
-	degraded := h.router.Degraded() || !h.registry.Reachable()
+	degraded := h.router.Degraded() || !h.registry.Reachable() || !h.registry.Answers(s.entry.User)
 	s.conn.Send(protocol.AppendHeartbeat(nil, time.Now().UnixMilli(), degraded))
 	s.refresh(true)
 }
