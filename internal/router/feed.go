@@ -165,8 +165,18 @@ func (r *Router) Stands(a protocol.Address, at protocol.Position) {
 }
 
 // Silent tells that Redis did not answer a pulse of a group: its lane refuses at
-// once, and probes until Redis is back.
-func (r *Router) Silent(group int) { r.lanes.all[group].lose() }
+// once, and probes until Redis is back. On Cluster other groups may be away with
+// it, so the idle lanes find out now rather than with the first message.
+func (r *Router) Silent(group int) {
+	r.lanes.all[group].lose()
+	now, last := r.clock(), r.nudged.Load()
+	if last != 0 && now-last < int64(r.cfg.Suspect) || !r.nudged.CompareAndSwap(last, now) {
+		return
+	}
+	for _, l := range r.lanes.all {
+		l.nudge()
+	}
+}
 
 func (r *Router) deliverer(a protocol.Address) *deliverer {
 	return r.deliverers[r.cfg.Layout.GroupIndex(a)]

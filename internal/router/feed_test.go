@@ -364,12 +364,13 @@ func TestWhatIsPublishedAfterAttachIsNotMissed(t *testing.T) {
 		d.payloads <- envelopeOf(2, record("bob", "e1", uint64(2*round+2)))
 		stop := running(t, func(ctx context.Context) error { d.run(ctx); return nil })
 		eventually(t, "the deliverer is through", func() bool { return len(d.commands) == 0 && len(d.payloads) == 0 })
-		done := make(chan struct{})
+		answer := make(chan bool, 1)
 		d.commands <- command{
-			kind: commandLive, address: a.address(), conn: a.conn, at: protocol.Position{Epoch: "e1", Offset: uint64(2 * round)},
-			frame: []byte(`{"type":"registered"}`), done: done,
+			kind: commandLive, address: a.address(), conn: a.conn, at: protocol.Position{Epoch: "e1", Offset: uint64(2 * round)}, answer: answer,
 		}
-		<-done
+		if !<-answer {
+			t.Fatalf("round %d: not live", round)
+		}
 		stop()
 	}
 	var got []uint64

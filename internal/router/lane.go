@@ -312,6 +312,18 @@ func (l *lane) lose() {
 	}()
 }
 
+// nudge has an idle lane send an empty batch.
+func (l *lane) nudge() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.busy || l.closed {
+		return
+	}
+	l.nudged, l.busy = true, true
+	l.router.running.Add(1)
+	go l.work()
+}
+
 func (l *lane) setDown(down bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -39,6 +39,7 @@ type Router struct {
 
 	running sync.WaitGroup // workers of lanes and reads of logs, joined by Run
 
+	nudged atomic.Int64 // when idle lanes were last told to ask Redis, by clock
 	warned atomic.Int64 // when a lost subscription was last logged, by clock
 
 	mu      sync.Mutex
