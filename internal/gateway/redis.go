@@ -87,7 +87,7 @@ const lanePool = 4096
 func clients(o *redis.UniversalOptions) *backend {
 	general, lanes := *o, *o
 	general.MaxRetries = 1
-	lanes.MaxRetries = -1
+	lanes.MaxRetries, lanes.DialerRetries = -1, 1
 	// A lane has one call in flight, so it holds one connection. The size counts
 	// for something else: after so many failed dials in a row the client dials by
 	// itself, once a second, and a lane that probes ten times a second would hear
