@@ -48,8 +48,8 @@ func newFleet(t *testing.T, r *gatewaytest.Redis, tune ...func(*Config)) *fleet 
 	f.cfg.Pulse, f.cfg.Lease, f.cfg.ReapAfter = 100*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond
 	f.cfg.Quiet, f.cfg.Grace, f.cfg.RefreshWindow = 300*time.Millisecond, 150*time.Millisecond, 20*time.Millisecond
 	if f.cfg.Layout.Sharded {
-		// 64 pulses each: at 100 ms three gateways would keep a core busy.
-		f.cfg.Pulse, f.cfg.Lease, f.cfg.Quiet = 250*time.Millisecond, 750*time.Millisecond, 750*time.Millisecond
+		// 64 pulses each: at 100 ms three gateways would keep a core busy, and one of them would always be late.
+		f.cfg.Pulse, f.cfg.Lease, f.cfg.Quiet = 400*time.Millisecond, 1200*time.Millisecond, 800*time.Millisecond
 	}
 	for _, change := range tune {
 		change(&f.cfg)

@@ -424,3 +424,27 @@ func TestAReapedConnectionIsJudgedOnce(t *testing.T) {
 		_ = a
 	})
 }
+
+// Run is kept busy, by a walk over many connections or because others use the processor. On Cluster 64 pulses are due each
+// second; none of them is left out, or leases would end though everything works.
+func TestPulsesKeepTheirPaceOnABusyMachine(t *testing.T) {
+	f := newFleet(t, gatewaytest.Shared(t, gatewaytest.Cluster))
+	counter := &scripts{ran: make(map[string][]int)}
+	f.client = f.ownClient("", "")
+	a := f.prepare("a", func(c *Config) {
+		c.Each = func(func(*Entry) bool) { <-time.After(f.cfg.Pulse / 4) }
+	})
+	if err := a.registry.Join(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	f.client.AddHook(counter)
+	a.run()
+	const rounds = 5
+	f.throughout(rounds*f.cfg.Pulse, func() error {
+		a.registry.refreshGroup(a.registry.groups[0])
+		return nil
+	})
+	if n, want := len(counter.calls(a.registry.pulse)), rounds*len(a.registry.groups); n < want*3/4 {
+		t.Errorf("%d pulses of %d", n, want)
+	}
+}
