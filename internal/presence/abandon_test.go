@@ -20,7 +20,7 @@ import (
 // Redis stands still. Clients register, are told that it is unavailable, and go away. When Redis runs on it finds their
 // registrations in its sockets and enters them, perhaps after their removals. In the end none of them is there.
 func TestARegistrationThatTimedOutLeavesNothingBehind(t *testing.T) {
-	onRealRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRealRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r, withEvents, func(c *Config) { c.Timeout = 200 * time.Millisecond })
 		a := f.gateway("a")
 		stays := a.connect("alice", "")
@@ -75,7 +75,7 @@ func TestARegistrationThatTimedOutLeavesNothingBehind(t *testing.T) {
 
 // The client stays and tries again with the same connection: it is entered once, whatever became of the first attempt.
 func TestARegistrationThatTimedOutMayBeRepeated(t *testing.T) {
-	onRealRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRealRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r, withEvents, func(c *Config) { c.Timeout = 200 * time.Millisecond })
 		a := f.gateway("a")
 		if err := r.Pause(); err != nil {
@@ -122,7 +122,7 @@ func (s *stuck) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 // A client hangs up while its registration is on the way. Its removal overtakes the registration, finds nothing, and is
 // repeated when the registration is through.
 func TestARemovalThatOvertakesItsRegistrationIsRepeated(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r, withEvents, func(c *Config) { c.Timeout = patience })
 		f.client = f.ownClient("", "")
 		a := f.gateway("a")
@@ -154,7 +154,7 @@ func TestARemovalThatOvertakesItsRegistrationIsRepeated(t *testing.T) {
 
 // What waits behind a call that Redis doesn't answer is refused with it: nobody waits for the sum of all timeouts.
 func TestRegistrationsBehindAFailedCallAreRefusedTogether(t *testing.T) {
-	onRealRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRealRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r, func(c *Config) { c.Timeout = 300 * time.Millisecond })
 		a := f.gateway("a")
 		if err := r.Pause(); err != nil {
@@ -174,7 +174,7 @@ func TestRegistrationsBehindAFailedCallAreRefusedTogether(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if d := time.Since(began); d > 3*f.cfg.Timeout {
+		if d := time.Since(began); d > 10*f.cfg.Timeout { // of 16
 			t.Errorf("the last was refused after %v", d)
 		}
 		if _, err := a.registry.Get(context.Background(), "alice"); !errors.Is(err, ErrUnavailable) {
@@ -212,7 +212,7 @@ func TestRegistrationsBehindAFailedCallAreRefusedTogether(t *testing.T) {
 
 // An entry that ended before it was registered is not entered later.
 func TestRemovingWhatWasNeverRegisteredDoesNothing(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r, withEvents)
 		a := f.gateway("a")
 		e := a.entry("alice", "")

@@ -70,69 +70,66 @@ func TestTheDocumentedACLIsWhatTheScriptsNeed(t *testing.T) {
 // A Redis user with exactly the documented permissions carries everything the registry does, and Redis refused nothing.
 func TestTheDocumentedACLCarriesARegistry(t *testing.T) {
 	rules, _ := documentedACL(t)
-	for _, kind := range []gatewaytest.Kind{gatewaytest.Standalone, gatewaytest.Cluster} {
-		t.Run(string(kind), func(t *testing.T) {
-			r := gatewaytest.Shared(t, kind)
-			onEachNode(t, r, append([]any{"ACL", "SETUSER", "chatgate", "reset"}, anys(rules)...)...)
-			onEachNode(t, r, "ACL", "LOG", "RESET")
-			t.Cleanup(func() { onEachNode(t, r, "ACL", "DELUSER", "chatgate") })
-			f := newFleet(t, r, withEvents)
-			f.client = f.ownClient("chatgate", "SECRET")
-			onEachNode(t, r, "SCRIPT", "FLUSH")
+	onRedis(t, []gatewaytest.Kind{gatewaytest.Standalone, gatewaytest.Cluster}, func(t *testing.T, r *gatewaytest.Redis) {
+		onEachNode(t, r, append([]any{"ACL", "SETUSER", "chatgate", "reset"}, anys(rules)...)...)
+		onEachNode(t, r, "ACL", "LOG", "RESET")
+		t.Cleanup(func() { onEachNode(t, r, "ACL", "DELUSER", "chatgate") })
+		f := newFleet(t, r, withEvents)
+		f.client = f.ownClient("chatgate", "SECRET")
+		onEachNode(t, r, "SCRIPT", "FLUSH")
 
-			a, b := f.gateway("a"), f.gateway("b")
-			alice := a.connect("alice", "phone")
-			heard := f.listen(a, "alice")
-			again := b.connect("alice", "phone")
-			a.wantReplaced(alice, again)
-			if kind, _, err := protocol.OpenEnvelope(next(t, heard)); kind != protocol.EnvelopeKick || err != nil {
-				t.Errorf("heard %q, %v", kind, err)
+		a, b := f.gateway("a"), f.gateway("b")
+		alice := a.connect("alice", "phone")
+		heard := f.listen(a, "alice")
+		again := b.connect("alice", "phone")
+		a.wantReplaced(alice, again)
+		if kind, _, err := protocol.OpenEnvelope(next(t, heard)); kind != protocol.EnvelopeKick || err != nil {
+			t.Errorf("heard %q, %v", kind, err)
+		}
+		if _, err := a.registry.Kick(context.Background(), "alice", again.Conn, protocol.CloseKicked, "kicked", ""); err != nil {
+			t.Error(err)
+		}
+		b.wantVerdict(again)
+		f.wantStory("alice", "connect online connect disconnect disconnect offline")
+		bob, carol := b.connect("bob", ""), a.connect("carol", "")
+		f.wantAt("bob", bob)
+		b.stop()
+		f.eventually(func() error { return f.reaped(b) })
+		f.wantStory("bob", "connect online disconnect offline")
+		if r.Kind == gatewaytest.Standalone {
+			if line := a.registry.groups[0].view.Load().line; line == "none" {
+				t.Error("no history line")
 			}
-			if _, err := a.registry.Kick(context.Background(), "alice", again.Conn, protocol.CloseKicked, "kicked", ""); err != nil {
-				t.Error(err)
+		}
+		if _, err := a.registry.Holders(context.Background(), "u:carol"); err != nil {
+			t.Error(err)
+		}
+		if err := f.client.Publish(context.Background(), keyspace.Channel(f.group("carol"), a.id), "x").Err(); err != nil && r.Kind == gatewaytest.Standalone {
+			t.Error(err)
+		}
+		a.disconnect(carol)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := a.registry.Leave(ctx); err != nil {
+			t.Error(err)
+		}
+		a.stop()
+		for _, n := range r.Nodes {
+			refused, err := n.Do("ACL", "LOG")
+			if list, ok := refused.([]any); err != nil || !ok || len(list) > 0 {
+				t.Errorf("refused: %v, %v", refused, err)
 			}
-			b.wantVerdict(again)
-			f.wantStory("alice", "connect online connect disconnect disconnect offline")
-			bob, carol := b.connect("bob", ""), a.connect("carol", "")
-			f.wantAt("bob", bob)
-			b.stop()
-			f.eventually(func() error { return f.reaped(b) })
-			f.wantStory("bob", "connect online disconnect offline")
-			if r.Kind == gatewaytest.Standalone {
-				if line := a.registry.groups[0].view.Load().line; line == "none" {
-					t.Error("no history line")
-				}
-			}
-			if _, err := a.registry.Holders(context.Background(), "u:carol"); err != nil {
-				t.Error(err)
-			}
-			if err := f.client.Publish(context.Background(), keyspace.Channel(f.group("carol"), a.id), "x").Err(); err != nil && kind == gatewaytest.Standalone {
-				t.Error(err)
-			}
-			a.disconnect(carol)
-			ctx, cancel := context.WithTimeout(context.Background(), patience)
-			defer cancel()
-			if err := a.registry.Leave(ctx); err != nil {
-				t.Error(err)
-			}
-			a.stop()
-			for _, n := range r.Nodes {
-				refused, err := n.Do("ACL", "LOG")
-				if list, ok := refused.([]any); err != nil || !ok || len(list) > 0 {
-					t.Errorf("refused: %v, %v", refused, err)
-				}
-			}
+		}
 
-			// And it is no open door.
-			ctx, cancel = context.WithTimeout(context.Background(), 5*time.Second)
-			defer cancel()
-			for _, cmd := range [][]any{{"SET", "other", "x"}, {"FLUSHALL"}, {"CONFIG", "GET", "*"}, {"KEYS", "*"}, {"PUBLISH", "other", "x"}} {
-				if err := f.client.Do(ctx, cmd...).Err(); err == nil || !strings.HasPrefix(err.Error(), "NOPERM") {
-					t.Errorf("%v: %v", cmd, err)
-				}
+		// And it is no open door.
+		ctx, cancel = context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		for _, cmd := range [][]any{{"SET", "other", "x"}, {"FLUSHALL"}, {"CONFIG", "GET", "*"}, {"KEYS", "*"}, {"PUBLISH", "other", "x"}} {
+			if err := f.client.Do(ctx, cmd...).Err(); err == nil || !strings.HasPrefix(err.Error(), "NOPERM") {
+				t.Errorf("%v: %v", cmd, err)
 			}
-		})
-	}
+		}
+	})
 }
 
 func onEachNode(t *testing.T, r *gatewaytest.Redis, args ...any) {

@@ -16,7 +16,7 @@ import (
 // A failover lost the removal of a connection: the new master still has it, its gateway lives, and nobody will ever end it
 // again. The pulse sees that the registry has more than there is, and the gateway takes out what it doesn't hold.
 func TestAGhostBroughtBackByAFailoverIsTakenOut(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r, withEvents, func(c *Config) { c.Timeout = 300 * time.Millisecond })
 		a, b := f.gateway("a"), f.gateway("b")
 		stays := a.connectMany(users(50)...)
@@ -46,7 +46,7 @@ func TestAGhostBroughtBackByAFailoverIsTakenOut(t *testing.T) {
 // Redis is away for long, clients come again and again in vain, and each attempt leaves a removal to be done. They are
 // bounded, and what was forgotten is found when Redis is back.
 func TestRemovalsThatWaitAreBounded(t *testing.T) {
-	onRealRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRealRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r, func(c *Config) { c.Timeout = 300 * time.Millisecond })
 		a := f.gateway("a")
 		mates := f.partitionMates(300) // on Cluster a group keeps 256
@@ -117,8 +117,8 @@ func (f *fleet) bringBack(before dump, e *Entry) {
 
 // A failover lost a removal and a registration alike, so the numbers agree. Both are mended.
 func TestALostRemovalBesideALostRegistrationIsSeen(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
-		f := newFleet(t, r)
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r, func(c *Config) { c.Timeout = 300 * time.Millisecond })
 		a := f.prepare("a")
 		mates := f.partitionMates(2)
 		ghost := a.connect(mates[0], "")
@@ -147,7 +147,7 @@ func TestALostRemovalBesideALostRegistrationIsSeen(t *testing.T) {
 // Connections come and go all the time, so the registry and its gateway never quite agree. Nobody living is taken for a
 // ghost.
 func TestNobodyLivingIsTakenForAGhost(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r, withEvents, func(c *Config) { c.Timeout = 300 * time.Millisecond })
 		a := f.gateway("a")
 		stays := a.connectMany(users(20)...)

@@ -38,7 +38,7 @@ func (f *fleet) setHead(user string, fields []string) {
 
 // A connection learns the position in its log: the next message gets top+1, and first is the oldest still kept.
 func TestRegisteringTellsThePosition(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r)
 		a := f.gateway("a")
 		first := a.register(a.entry("alice", ""))
@@ -73,7 +73,7 @@ func TestRegisteringTellsThePosition(t *testing.T) {
 // before is remembered, eight times. When the log was last extended is not the register's to say: a message that comes
 // next must push out the expiry of the stream, which may be about to end.
 func TestRegisteringRollsTheEpochOfAnotherLine(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r)
 		a := f.gateway("a")
 		last := a.register(a.entry("alice", ""))
@@ -109,7 +109,7 @@ func TestRegisteringRollsTheEpochOfAnotherLine(t *testing.T) {
 // The head of a log that holds nothing is kept as long as positions are, and what a former log of that name left is not
 // taken for its messages.
 func TestANewLogBeginsEmpty(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r)
 		a := f.gateway("a")
 		ctx := context.Background()

@@ -20,7 +20,7 @@ import (
 
 // A heartbeat pushes out the time until which a connection counts, and nothing else changes.
 func TestARefreshMovesOnlyTheExpiry(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r, withEvents)
 		a := f.gateway("a")
 		e := a.entry("alice", "phone")
@@ -58,7 +58,7 @@ func (f *fleet) version(user string) string {
 
 // A connection that isn't refreshed for the TTL doesn't count any more for others. Its own gateway knows better.
 func TestAnEntryThatIsNotRefreshedCountsNoLonger(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r)
 		a, b := f.gateway("a"), f.gateway("b")
 		e := a.connect("alice", "")
@@ -103,39 +103,37 @@ func (s *scripts) calls(script *redis.Script) []int {
 
 // 600 heartbeats arrive within a window; each comes twice. They go to Redis in three calls of at most 256.
 func TestRefreshesAreCollected(t *testing.T) {
-	for _, kind := range []gatewaytest.Kind{gatewaytest.Embedded, gatewaytest.Standalone} {
-		t.Run(string(kind), func(t *testing.T) {
-			f := newFleet(t, gatewaytest.Shared(t, kind), func(c *Config) { c.RefreshWindow = 500 * time.Millisecond })
-			counter := &scripts{ran: make(map[string][]int)}
-			f.client = f.ownClient("", "")
-			f.client.AddHook(counter)
-			a := f.prepare("a")
-			if err := a.registry.Join(context.Background()); err != nil {
-				t.Fatal(err)
+	onRedis(t, []gatewaytest.Kind{gatewaytest.Embedded, gatewaytest.Standalone}, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r, func(c *Config) { c.RefreshWindow = 500 * time.Millisecond })
+		counter := &scripts{ran: make(map[string][]int)}
+		f.client = f.ownClient("", "")
+		f.client.AddHook(counter)
+		a := f.prepare("a")
+		if err := a.registry.Join(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		all := a.connectMany(users(600)...)
+		for range 2 {
+			for _, e := range all {
+				a.registry.Refresh(e)
 			}
-			all := a.connectMany(users(600)...)
-			for range 2 {
-				for _, e := range all {
-					a.registry.Refresh(e)
-				}
+		}
+		a.run()
+		f.eventually(func() error {
+			if n := a.registry.Stats().Refreshed; n != 600 {
+				return fmt.Errorf("%d refreshed", n)
 			}
-			a.run()
-			f.eventually(func() error {
-				if n := a.registry.Stats().Refreshed; n != 600 {
-					return fmt.Errorf("%d refreshed", n)
-				}
-				return nil
-			})
-			if calls := counter.calls(a.registry.refresh); len(calls) != 3 || slices.Max(calls) > 3+1+2+4*256 {
-				t.Errorf("refreshed by calls with %v arguments", calls)
-			}
+			return nil
 		})
-	}
+		if calls := counter.calls(a.registry.refresh); len(calls) != 3 || slices.Max(calls) > 3+1+2+4*256 {
+			t.Errorf("refreshed by calls with %v arguments", calls)
+		}
+	})
 }
 
 // The four answers of the registry, for connections of one call: fine, told to go, taken while the gateway was away, lost.
 func TestARefreshIsAnsweredForEachConnection(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r)
 		a := f.prepare("a")
 		// On Cluster, one call is about users of one partition.
@@ -204,7 +202,7 @@ func (f *fleet) partitionMates(n int) (mates []string) {
 
 // The registry lost a connection, and before it came back its device registered elsewhere: the older one has to go.
 func TestALostConnectionDoesNotComeBackBesideItsSuccessor(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r)
 		a := f.prepare("a")
 		b := f.gateway("b")
@@ -224,7 +222,7 @@ func TestALostConnectionDoesNotComeBackBesideItsSuccessor(t *testing.T) {
 
 // A kick reaches every connection of a user, or one; each is marked once, and its gateway hears of it at once.
 func TestAKickMarksOnceAndTellsTheHolder(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r)
 		a, b := f.gateway("a"), f.gateway("b")
 		a.obeys, b.obeys = false, false
@@ -266,7 +264,7 @@ func TestAKickMarksOnceAndTellsTheHolder(t *testing.T) {
 
 // The word about a kick was lost: nobody was subscribed. The next refresh brings it, and every one after.
 func TestALostKickIsFoundByTheNextRefresh(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r)
 		a, b := f.gateway("a"), f.gateway("b")
 		e := a.connect("alice", "")
@@ -284,7 +282,7 @@ func TestALostKickIsFoundByTheNextRefresh(t *testing.T) {
 // Who kicks is named by the outside, and so is the reason. Whatever they hold, the answers for other connections of the
 // same call stay readable.
 func TestAKickInStrangeWordsHarmsNobody(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r)
 		a := f.prepare("a")
 		a.obeys = false

@@ -17,7 +17,7 @@ import (
 // Alice connects to one gateway, and every gateway knows where she is and what she said about herself. When she leaves,
 // nothing is left but the time she was seen.
 func TestARegisteredConnectionIsFoundFromEverywhereUntilItIsRemoved(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r)
 		a, b := f.gateway("a"), f.gateway("b")
 
@@ -64,7 +64,7 @@ func TestARegisteredConnectionIsFoundFromEverywhereUntilItIsRemoved(t *testing.T
 
 // Ids of every strange shape that the wire lets through are ids like any other, and no two get in each other's way.
 func TestStrangeIDsAreIDs(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r)
 		a := f.gateway("a")
 		names := []string{
@@ -90,7 +90,7 @@ func TestStrangeIDsAreIDs(t *testing.T) {
 
 // Many clients arrive at once on several gateways. Each is entered, and calls to Redis are shared.
 func TestAStormOfRegistrationsIsEnteredWhole(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r)
 		a, b := f.gateway("a"), f.gateway("b")
 		const n = 500
@@ -125,7 +125,7 @@ func (g *gateway) heldOf(user string) (all []*Entry) {
 
 // A device that comes back takes its own place: its predecessor is told to go, and nobody else.
 func TestTheSameDeviceReplacesItsPredecessorUncounted(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r, func(c *Config) { c.ConnectionsPerUser = 2 })
 		a, b := f.gateway("a"), f.gateway("b")
 		desktop := a.connect("alice", "desktop")
@@ -148,7 +148,7 @@ func TestTheSameDeviceReplacesItsPredecessorUncounted(t *testing.T) {
 func TestAFlappingPhoneNeverPushesOutTheDesktop(t *testing.T) {
 	for _, limit := range []int{2, 5} {
 		t.Run(fmt.Sprint("limit ", limit), func(t *testing.T) {
-			gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+			eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 				f := newFleet(t, r, func(c *Config) { c.ConnectionsPerUser = limit })
 				a, b := f.gateway("a"), f.gateway("b")
 				a.obeys, b.obeys = false, false // the old sockets linger
@@ -177,7 +177,7 @@ func TestAFlappingPhoneNeverPushesOutTheDesktop(t *testing.T) {
 
 // Five connections are allowed; the sixth ends the oldest, wherever it is.
 func TestOverTheLimitTheOldestGoes(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r)
 		a, b := f.gateway("a"), f.gateway("b")
 		var all []*Entry
@@ -196,7 +196,7 @@ func TestOverTheLimitTheOldestGoes(t *testing.T) {
 
 // With a limit of one, the newest wins: single login. The others are told at once, and do not count while they linger.
 func TestSingleLoginLetsTheNewestWin(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r, func(c *Config) { c.ConnectionsPerUser = 1 })
 		a, b := f.gateway("a"), f.gateway("b")
 		a.obeys = false
@@ -214,7 +214,7 @@ func TestSingleLoginLetsTheNewestWin(t *testing.T) {
 
 // No limit means no limit.
 func TestWithoutALimitNobodyGoes(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r, func(c *Config) { c.ConnectionsPerUser = 0 })
 		a := f.gateway("a")
 		var all []*Entry
@@ -227,7 +227,7 @@ func TestWithoutALimitNobodyGoes(t *testing.T) {
 
 // The limit was lowered by a restart: the next registration ends as many as are too many.
 func TestALoweredLimitIsReachedWithTheNextRegistration(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r)
 		a := f.gateway("a")
 		b := f.gateway("b", func(c *Config) { c.ConnectionsPerUser = 2 })
@@ -245,7 +245,7 @@ func TestALoweredLimitIsReachedWithTheNextRegistration(t *testing.T) {
 
 // Who goes first: what a dead gateway left, then who was silent for 1.5 heartbeats, then the oldest.
 func TestTheLimitTakesGhostsThenTheSilentThenTheOldest(t *testing.T) {
-	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r, func(c *Config) {
 			c.ConnectionsPerUser = 4
 			c.ReapAfter = time.Hour // the ghosts stay
