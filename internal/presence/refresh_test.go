@@ -56,6 +56,52 @@ func (f *fleet) version(user string) string {
 	return epoch + "." + n
 }
 
+// Each refresh brings where the user's log stands, a second net for what was published and lost; so does registering again.
+func TestARefreshTellsWhereTheLogStands(t *testing.T) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r)
+		told := make(chan protocol.Position, 1000)
+		a := f.gateway("a", func(c *Config) {
+			c.OnLog = func(u protocol.UserID, at protocol.Position) {
+				if u == "alice" {
+					told <- at
+				}
+			}
+		})
+		wantTold := func(want protocol.Position) {
+			t.Helper()
+			for deadline := time.After(patience); ; {
+				select {
+				case got := <-told:
+					if got == want {
+						return
+					}
+				case <-deadline:
+					t.Fatalf("never told that the log stands at %v", want)
+				}
+			}
+		}
+		e := a.entry("alice", "")
+		reg := a.register(e)
+		head := f.head("alice")
+		head[1] = "7"
+		f.setHead("alice", head)
+		a.registry.Refresh(e)
+		wantTold(protocol.Position{Epoch: reg.Epoch, Offset: 7})
+		// Redis lost both: a new log.
+		if err := r.FlushAll(); err != nil {
+			t.Fatal(err)
+		}
+		f.eventually(func() error {
+			if a.registry.Stats().Again == 0 {
+				return fmt.Errorf("not registered again")
+			}
+			return nil
+		})
+		wantTold(protocol.Position{Epoch: f.head("alice")[0]})
+	})
+}
+
 // A connection that isn't refreshed for the TTL doesn't count any more for others. Its own gateway knows better.
 func TestAnEntryThatIsNotRefreshedCountsNoLonger(t *testing.T) {
 	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
