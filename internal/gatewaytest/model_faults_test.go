@@ -242,9 +242,7 @@ func (w *model) healed(u *modelUser, began time.Time) error {
 			}
 		}
 	}
-	if len(lost) == 0 {
-		return nil
-	}
+	// Also when nothing is lost: an idle gateway that hears of the new line later would store again what is lost by then.
 	probes := make(map[string]*Process) // by content
 	var reader *Client
 	for _, g := range w.gateways {

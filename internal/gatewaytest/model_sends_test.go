@@ -153,7 +153,10 @@ func (w *model) signal(t *rapid.T) {
 		if err != nil {
 			return stop{failure{"a signal is not answered", err.Error()}}
 		}
-		if w.muted && f.CodeText() == "unavailable" {
+		if (w.muted || time.Now().Before(w.shaky)) && f.CodeText() == "unavailable" {
+			if exact {
+				return failure{"a signal doesn't find anybody", f.String()}
+			}
 			return nil
 		}
 		most := len(w.of(to)) + to.leaving
