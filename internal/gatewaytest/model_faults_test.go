@@ -330,7 +330,7 @@ func (w *model) adopt(u *modelUser, found []Frame, lost map[modelID]*modelMessag
 			return failure{"stored again, and nobody had sent it", f.String()}
 		}
 		stored[id] = true
-		again := &modelMessage{modelID: id, content: m.content, ack: Frame{Ts: m.ack.Ts}, acked: m.acked, twice: m.twice}
+		again := &modelMessage{modelID: id, content: m.content, ack: Frame{Epoch: f.Epoch, Ts: m.ack.Ts}, acked: m.acked, twice: m.twice}
 		if m.twice {
 			again.ack.Ts = f.Ts // each time it was sent had its own, and it may be stored by another one now
 		}
