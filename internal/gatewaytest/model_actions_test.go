@@ -4,8 +4,10 @@ package gatewaytest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	"pgregory.net/rapid"
@@ -35,14 +37,64 @@ func (w *model) someone(t *rapid.T) *modelClient {
 	return w.clients[rapid.IntRange(0, len(w.clients)-1).Draw(t, "client")]
 }
 
-// connect brings a user in: a plain client, a device, or one with some position.
+// connect brings a user in: a plain client, a device, or one with some position. At times somebody writes to him at that very moment.
 func (w *model) connect(t *rapid.T) {
 	u := w.user("user")
 	if len(w.of(u)) >= 2 {
 		t.Skip("two are enough")
 	}
 	device := rapid.SampledFrom([]string{"", "", "phone", "tablet"}).Draw(t, "device")
-	w.must(w.register(u, w.running(), device, w.somePosition(u)))
+	g, resume := w.running(), w.somePosition(u)
+	if len(w.clients) == 0 || rapid.Bool().Draw(t, "in peace") {
+		w.must(w.register(u, g, device, resume, nil))
+		return
+	}
+	from := w.someone(t)
+	if from.user == u && from.device == device && device != "" {
+		t.Skip("who is replaced can't send")
+	}
+	w.must(w.greeted(u, from, rapid.IntRange(1, 9).Draw(t, "messages"), func(send func()) error {
+		return w.register(u, g, device, resume, send)
+	}))
+}
+
+// greeted has somebody send messages to a user while he comes. Their order is known, so they are in the model before they are acknowledged.
+func (w *model) greeted(u *modelUser, from *modelClient, messages int, come func(send func()) error) error {
+	var all []*modelMessage
+	for range messages {
+		all = append(all, &modelMessage{modelID: modelID{from.user.name, w.id()}, content: w.content()})
+	}
+	w.did("%s sends %d messages to %s as he comes, the first is %s", from.Name, messages, u.name, all[0].id)
+	least, most := w.held(u)
+	var sending sync.WaitGroup
+	var lost error
+	err := come(func() {
+		for _, m := range all {
+			u.log.now().append(m)
+			from.user.sent = append(from.user.sent, &modelSent{m, u})
+		}
+		sending.Go(func() {
+			for _, m := range all {
+				lost = errors.Join(lost, from.write(m.id, u, m.content))
+			}
+		})
+	})
+	sending.Wait()
+	if err := errors.Join(err, lost); err != nil {
+		return err
+	}
+	_, now := w.held(u)
+	for _, m := range all {
+		f, err := from.Ack(m.id, Deadline)
+		if err != nil {
+			return failure{"a message is not answered", err.Error()}
+		}
+		if err := u.log.learn(f.Epoch); err != nil {
+			return failure{"an ack of a wrong epoch", fmt.Sprintf("%v: %v", err, f)}
+		}
+		w.acknowledged(m, f, from.gateway, least, max(most, now))
+	}
+	return nil
 }
 
 // somePosition draws what a client says it has; nil: nothing.
@@ -72,8 +124,9 @@ func (w *model) somePosition(u *modelUser) *modelPosition {
 	return nil
 }
 
-// register connects a client and holds the answer, and the gaps behind it, against what the position is worth.
-func (w *model) register(u *modelUser, g *modelGateway, device string, resume *modelPosition) error {
+// register connects a client and holds the answer, and the gaps behind it, against what the position is worth. What is sent meanwhile, by
+// send, it finds in the log or gets as it arrives.
+func (w *model) register(u *modelUser, g *modelGateway, device string, resume *modelPosition, send func()) error {
 	w.made++
 	w.did("%s %q connects to %s, resume %v", u.name, device, g.Name, resume)
 	if device != "" {
@@ -97,6 +150,10 @@ func (w *model) register(u *modelUser, g *modelGateway, device string, resume *m
 	if resume != nil {
 		fields = append(fields, "resume", *resume)
 	}
+	least := u.log.now().top()
+	if send != nil {
+		send()
+	}
 	f, err := c.Register(u.name, fields...)
 	if err != nil {
 		return failure{"a register is not answered", err.Error()}
@@ -105,10 +162,11 @@ func (w *model) register(u *modelUser, g *modelGateway, device string, resume *m
 	if err := u.log.learn(f.Epoch); err != nil {
 		return failure{"registered with a wrong epoch", fmt.Sprintf("%v: %v", err, f)}
 	}
-	life := u.log.now()
+	life := *u.log.now() // as it was when the gateway looked
+	life.messages = life.messages[:min(max(least, f.Top), life.top())]
 	var start uint64
 	var right bool
-	for _, at := range starts(u, device, resume) {
+	for _, at := range starts(u, &life, device, resume) {
 		if start, c.opening = life.resume(at); at == nowhere && device != "" && resume == nil {
 			start = max(life.first-1, life.top()-min(life.top(), 200))
 		}
@@ -131,7 +189,7 @@ func (w *model) register(u *modelUser, g *modelGateway, device string, resume *m
 }
 
 // starts are the positions that a client may be taken to have.
-func starts(u *modelUser, device string, resume *modelPosition) []modelPosition {
+func starts(u *modelUser, life *modelLife, device string, resume *modelPosition) []modelPosition {
 	switch cursor := u.cursors[device]; {
 	case resume != nil:
 		return []modelPosition{*resume}
@@ -140,7 +198,7 @@ func starts(u *modelUser, device string, resume *modelPosition) []modelPosition 
 	case device != "":
 		return []modelPosition{nowhere}
 	}
-	return []modelPosition{u.log.now().at(u.log.now().top())}
+	return []modelPosition{life.at(life.top())}
 }
 
 // replaced waits for the end of a connection whose device has come again. Its gateway is told, or finds out when it refreshes.
