@@ -132,6 +132,10 @@ func (w *modelCluster) run(t *rapid.T) {
 	m.repairAll()
 	m.settled(t)
 	m.must(m.counted(m.users...))
+	m.must(m.judged())
+	for _, u := range m.users {
+		m.must(m.kept(u))
+	}
 	m.settled(t)
 }
 
@@ -327,4 +331,35 @@ func (w *model) kept(u *modelUser) error {
 		}
 		return nil
 	})
+}
+
+// judged waits until every word of a device was held against its log, so that a cursor that should have stayed where it was has moved by
+// now: words are collected for a moment, and all of them are written together.
+func (w *model) judged() error {
+	for _, g := range w.gateways {
+		u := &modelUser{name: "last-" + g.Name + "-" + strconv.Itoa(w.runs)}
+		c, err := Dial(g.WS(), nil)
+		if err != nil {
+			return err
+		}
+		defer c.Cut()
+		if _, err := c.Register(u.name, "deviceId", "phone"); err != nil {
+			return err
+		}
+		epoch, offset := c.Position()
+		if err := c.Write(object("received", []any{"epoch", epoch, "offset", offset})); err != nil {
+			return err
+		}
+		err = Poll(modelRepair, func() error {
+			keys, err := w.keys("d", u)
+			if err == nil && len(keys) == 0 {
+				err = failure{"a cursor is not kept", u.name}
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
