@@ -28,6 +28,9 @@ func (w *model) fault(t *rapid.T) {
 	if w.muted && rapid.Bool().Draw(t, "unmute") {
 		w.did("redis unmute")
 		w.must(w.unmute())
+		if len(w.clients) > 0 && rapid.Bool().Draw(t, "at once") {
+			w.send(t) // what was missed is read while this arrives
+		}
 		return
 	}
 	if !w.muted && !w.mayKill() && rapid.Bool().Draw(t, "restart") { // one that hears nothing would not be ready
@@ -45,6 +48,9 @@ func (w *model) fault(t *rapid.T) {
 	case "flush":
 		w.did("FLUSHALL")
 		w.must(w.flush())
+		if len(w.clients) > 0 && rapid.Bool().Draw(t, "at once") {
+			w.send(t) // before the gateways know
+		}
 		if rapid.Bool().Draw(t, "counted") {
 			w.settledForSure()
 			w.must(w.counted(w.users...))
