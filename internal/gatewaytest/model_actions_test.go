@@ -264,6 +264,17 @@ func (w *model) received(t *rapid.T) {
 		}
 		u.cursors[c.device].hear(life, at)
 	}
+	cursor := u.cursors[c.device]
+	if cursor == nil || rapid.IntRange(0, 3).Draw(t, "and less") > 0 {
+		return
+	}
+	w.must(w.kept(u))
+	if at := cursor.last[0]; len(cursor.last) == 1 && at.Offset > 0 {
+		at.Offset = rapid.Uint64Range(0, at.Offset-1).Draw(t, "offset")
+		w.did("%s %q received %v, which is less than it had", c.Name, c.device, at)
+		w.must(c.Write(object("received", []any{"epoch", at.Epoch, "offset", at.Offset})))
+		cursor.hear(life, at)
+	}
 }
 
 // history reads the own log: any page, forwards or backwards.

@@ -76,6 +76,8 @@ func (w *model) prepare() {
 	for _, u := range w.users {
 		w.must(w.kept(u))
 	}
+	w.must(w.counted(w.broken...)) // a gateway that has removed a connection has read it to its end
+	w.broken = nil
 }
 
 func (w *model) mayKill() bool {

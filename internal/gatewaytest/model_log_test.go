@@ -213,6 +213,13 @@ func (c *modelCursor) hear(l *modelLife, at modelPosition) {
 	}
 }
 
+// settle is called when the cursor was seen to stand where it may. When that is one place, no word before is open any more.
+func (c *modelCursor) settle() {
+	if len(c.last) == 1 {
+		c.any = slices.Clone(c.last)
+	}
+}
+
 // lastWordLost is the end of the gateway that had heard it.
 func (c *modelCursor) lastWordLost() { c.last = slices.Clone(c.any) }
 

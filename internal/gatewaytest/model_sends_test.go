@@ -211,6 +211,7 @@ func (w *model) breakOff(t *rapid.T) {
 		w.kill(c.gateway)
 	} else {
 		u.leaving++
+		w.broken = append(w.broken, u)
 		c.Cut()
 		w.must(c.take())
 		w.remove(c)

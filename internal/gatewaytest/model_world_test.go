@@ -70,6 +70,7 @@ type model struct {
 	users    []*modelUser
 	clients  []*modelClient // that are connected
 	muted    bool           // nothing can be published
+	broken   []*modelUser   // whose connection broke off behind a message: it may be read yet
 	made     int
 	versions map[string]string // of presence: version of a user to state
 	story    []string
@@ -328,6 +329,7 @@ func (w *model) kept(u *modelUser) error {
 			if !slices.Contains(want.last, at) {
 				return failure{"a cursor is not kept", fmt.Sprintf("%s of %s: %q, want one of %v", device, u.name, cursors[device], want.last)}
 			}
+			want.settle()
 		}
 		return nil
 	})
