@@ -43,12 +43,14 @@ func TestWhatAPositionIsWorth(t *testing.T) {
 			{Epoch: "e1", From: 31, Reason: protocol.GapHistory, Next: next(5)}, trimmed(6, 20),
 		}},
 		"a later roll lost more": {
-			Log{Epoch: "e3", First: 1, Top: 50, Rolls: []protocol.Position{{Epoch: "e2", Offset: 25}, {Epoch: "e1", Offset: 30}}}, "e1", 30, 25,
+			Log{Epoch: "e3", First: 1, Top: 50, Rolls: []protocol.Position{{Epoch: "e2", Offset: 25}, {Epoch: "e1", Offset: 30}}},
+			"e1", 30, 25,
 			[]protocol.Gap{{Epoch: "e1", From: 26, To: 30, Reason: protocol.GapAhead, Next: next(25)}},
 		},
 		"a foreign epoch": {tabled, "x", 33, 20, []protocol.Gap{{Epoch: "x", From: 34, Reason: protocol.GapHistory, Next: next(20)}}},
 		"a foreign epoch, nothing kept": {
-			Log{Epoch: "e3", First: 51, Top: 50}, "x", 2, 50,
+			Log{Epoch: "e3", First: 51, Top: 50},
+			"x", 2, 50,
 			[]protocol.Gap{{Epoch: "x", From: 3, Reason: protocol.GapHistory, Next: next(50)}},
 		},
 		"nothing kept":              {Log{Epoch: "e3", First: 51, Top: 50}, "e3", 48, 50, []protocol.Gap{trimmed(49, 50)}},
