@@ -297,6 +297,37 @@ func (r *Redis) WaitReady(within time.Duration) error {
 	return nil
 }
 
+// quietUntil returns the end of the last quiet time that pulses asked for in any group (docs/redis-model.md, key line); zero:
+// there was none.
+func (r *Redis) quietUntil() (time.Time, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), callDeadline)
+	defer cancel()
+	var last int64
+	look := func(ctx context.Context, c redis.Cmdable) error {
+		keys := c.Scan(ctx, 0, "cg:*:line", 1000).Iterator()
+		for keys.Next(ctx) {
+			quiet, err := c.HGet(ctx, keys.Val(), "quiet").Int64()
+			if err != nil && !errors.Is(err, redis.Nil) {
+				return err
+			}
+			last = max(last, quiet)
+		}
+		return keys.Err()
+	}
+	var err error
+	if r.Kind == Cluster {
+		for _, n := range r.Nodes {
+			err = errors.Join(err, look(ctx, n.client))
+		}
+	} else {
+		err = look(ctx, r.client)
+	}
+	if last == 0 {
+		return time.Time{}, err
+	}
+	return time.UnixMilli(last), err
+}
+
 // Reset brings a Redis back to what a new test expects: everything running, everything empty.
 func (r *Redis) Reset() error {
 	for _, n := range r.Nodes {

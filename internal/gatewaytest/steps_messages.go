@@ -123,14 +123,15 @@ func (s *scene) heartbeat(a *args) error {
 	})
 }
 
-// presence alice bob online [devices 1] [version same | other] [within 3s | for 3s]: what alice is told of bob, asked until
-// it is so, or held to be so at every answer for as long as said.
+// presence alice bob online [devices 1] [version same | other] [within 3s [calm] | for 3s]: what alice is told of bob, asked
+// until it is so, or held to be so at every answer for as long as said. Calm: the time doesn't run in quiet time, in which
+// nobody is judged; a machine that is too busy for a pulse every 1.5 s has such times.
 func (s *scene) presence(a *args) error {
 	within, err1 := a.duration("within", Deadline)
 	during, err2 := a.duration("for", 0)
 	c, err3 := s.client(a)
 	user, want, err4 := a.two("the user", "the state")
-	devices, version := a.after("devices"), a.after("version")
+	devices, version, calm := a.after("devices"), a.after("version"), a.word("calm")
 	if !slices.Contains([]string{"", "same", "other"}, version) {
 		return fmt.Errorf("a version can be the same or other than at the last step, not %s", version)
 	}
@@ -157,7 +158,7 @@ func (s *scene) presence(a *args) error {
 		return nil
 	}
 	if during == 0 {
-		return Poll(within, look)
+		return s.whenCalm(calm, within, look)
 	}
 	end := time.Now().Add(during)
 	for {
@@ -168,6 +169,22 @@ func (s *scene) presence(a *args) error {
 			return nil
 		}
 		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// whenCalm polls; with calm the time begins again at the end of each quiet time there was.
+func (s *scene) whenCalm(calm bool, within time.Duration, look func() error) error {
+	began := time.Now()
+	for {
+		err := Poll(time.Until(began)+within, look)
+		if err == nil || !calm {
+			return err
+		}
+		quiet, quietErr := s.redis.quietUntil()
+		if quietErr != nil || !quiet.After(began) {
+			return errors.Join(err, quietErr)
+		}
+		began = quiet
 	}
 }
 
