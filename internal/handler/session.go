@@ -309,10 +309,6 @@ func (s *session) message(f *protocol.Frame) {
 		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeNotJoined, Message: "room: not joined"})
 		return
 	}
-	if f.Copy {
-		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeBadRequest, Message: "copy: not served by this gateway"})
-		return
-	}
 	if !s.conn.Acquire() {
 		return
 	}
@@ -323,9 +319,19 @@ func (s *session) message(f *protocol.Frame) {
 		m.ID = s.makeID(m.ID)
 	}
 	m.Content = append(m.Content[:0], f.Content...)
-	m.Frame = protocol.AppendMessageHead(m.Frame[:0], &protocol.MessageHead{
-		ID: m.ID, From: m.From, To: f.To, Content: f.Content, Ts: m.Ts, Ephemeral: f.Ephemeral,
-	})
+	head := protocol.MessageHead{ID: m.ID, From: m.From, To: f.To, Content: f.Content, Ts: m.Ts, Ephemeral: f.Ephemeral}
+	if own := protocol.UserAddress(m.From); f.Copy && m.To != own {
+		c := messages.Get().(*router.Message)
+		c.To, c.From, c.Ts = own, m.From, m.Ts
+		c.ID, c.Content = append(c.ID[:0], m.ID...), append(c.Content[:0], f.Content...)
+		head.Own = true
+		c.Frame = protocol.AppendMessageHead(c.Frame[:0], &head)
+		m.Copy = c
+		h.router.Hold(own)
+	}
+	// What somebody writes to himself is in his log already: it is its own copy.
+	head.Own = f.Copy && m.Copy == nil
+	m.Frame = protocol.AppendMessageHead(m.Frame[:0], &head)
 	m.Sender, m.Done = s.conn, h.answer
 	if !m.Ephemeral {
 		h.router.Hold(m.To)
@@ -365,7 +371,15 @@ func (h *Handler) answer(out *connection.Batch, m *router.Message) {
 		out.Append(c, m.Frame)
 	}
 	c.Release()
-	m.Sender, m.Done, m.Result = nil, nil, router.Result{}
+	reuse(m)
+}
+
+// reuse gives a message back, and its copy.
+func reuse(m *router.Message) {
+	if m.Copy != nil {
+		reuse(m.Copy)
+	}
+	m.Copy, m.Sender, m.Done, m.Ephemeral, m.Result = nil, nil, nil, false, router.Result{}
 	if cap(m.Frame) > 16<<10 { // a rare large message must not stay in the pool
 		m.Frame, m.Content = nil, nil
 	}

@@ -93,11 +93,22 @@ func (r *Router) clock() int64 { return int64(time.Since(r.began)) }
 // m.Done is called when its fate is known, for a refusal before Send returns.
 // Messages from one goroutine to one address are stored in the order sent.
 func (r *Router) Send(out *connection.Batch, m *Message) {
+	if !m.Ephemeral {
+		m.hash()
+	}
+	if m.Copy != nil {
+		r.sendBoth(out, m)
+		return
+	}
+	r.send(out, m)
+}
+
+// send is Send for a message whose keys of dedupe are computed.
+func (r *Router) send(out *connection.Batch, m *Message) {
 	taken := false
 	if m.Ephemeral {
 		taken = r.ephemeral.put(m)
 	} else {
-		m.hash()
 		taken = r.lanes.all[r.cfg.Layout.GroupIndex(m.To)].put(m)
 	}
 	if !taken {
