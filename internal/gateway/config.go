@@ -35,6 +35,7 @@ type Config struct {
 	Limits    LimitsConfig    `embed:"" prefix:"limits." group:"Limits"`
 	Heartbeat HeartbeatConfig `embed:"" prefix:"heartbeat." group:"Life of a connection"`
 	Cluster   ClusterConfig   `embed:"" prefix:"cluster." group:"Cluster (the same on every gateway)"`
+	History   HistoryConfig   `embed:"" prefix:"history." group:"History (the same on every gateway)"`
 	Drain     DrainConfig     `embed:"" prefix:"drain." group:"Drain on SIGTERM"`
 	Log       LogConfig       `embed:"" prefix:"log." group:"Log"`
 }
@@ -80,6 +81,13 @@ type ClusterConfig struct {
 	Quiet         time.Duration `default:"5s" help:"After Redis was away nobody is judged gone for this long."`
 	ReapAfter     time.Duration `default:"5s" help:"Time after the end of a lease before what the gateway held is removed."`
 	Grace         time.Duration `default:"5s" zero:"at once" help:"Time a user may be away before counting as offline."`
+}
+
+// HistoryConfig says what is kept of each log. Gateways trim the same logs, so all must have the same.
+type HistoryConfig struct {
+	Messages  int           `default:"1000" help:"Messages kept for each user, about: a log is trimmed in steps of Redis' stream nodes."`
+	Age       time.Duration `default:"168h" help:"How long a message is kept; it is taken out at most an hour later."`
+	Positions time.Duration `default:"888h" help:"How long a log's position and the cursors of devices outlive their last use."`
 }
 
 // DrainConfig says how a gateway leaves. Together they should stay below the time the service manager waits before it kills.
@@ -194,6 +202,9 @@ func (c Config) validateRelations(wrong func(name, format string, args ...any)) 
 	}
 	if cl.PulseInterval+c.Redis.Timeout > cl.Lease {
 		wrong("redis.timeout", "with cluster.pulse-interval must not exceed cluster.lease")
+	}
+	if c.History.Positions < c.History.Age {
+		wrong("history.positions", "must be at least history.age, or a log would be kept without its position")
 	}
 	if d.Delay+d.Window > d.Deadline {
 		wrong("drain.deadline", "must be at least drain.delay and drain.window together")

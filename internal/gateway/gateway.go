@@ -100,6 +100,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	pc.TTL, pc.Heartbeat, pc.ConnectionsPerUser = cfg.Heartbeat.PresenceTTL, cfg.Heartbeat.Interval, cfg.Limits.ConnectionsPerUser
 	pc.Pulse, pc.Lease, pc.Quiet = cfg.Cluster.PulseInterval, cfg.Cluster.Lease, cfg.Cluster.Quiet
 	pc.ReapAfter, pc.Grace, pc.Timeout = cfg.Cluster.ReapAfter, cfg.Cluster.Grace, cfg.Redis.Timeout
+	pc.LogTTL = cfg.History.Positions
 	pc.Each = handler.Each(g.manager)
 	pc.OnVerdict = func(v presence.Verdict) { handler.Judged(g.manager, v, cfg.Cluster.ReapAfter) }
 	pc.Snapshot = g.snapshot
@@ -109,12 +110,13 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	g.registry = presence.New(b.client, pc)
 
 	hc := history.DefaultConfig()
-	hc.Layout, hc.Timeout = b.layout, cfg.Redis.Timeout
+	hc.Layout, hc.Timeout, hc.LogTTL = b.layout, cfg.Redis.Timeout, cfg.History.Positions
 	g.history = history.New(b.client, hc)
 
 	rc := router.DefaultConfig()
 	rc.Gateway, rc.Layout, rc.Log, rc.History = id, b.layout, log, g.history
 	rc.Starved = 4 * cfg.Cluster.PulseInterval
+	rc.Kept, rc.Retention, rc.LogTTL = cfg.History.Messages, cfg.History.Age, cfg.History.Positions
 	rc.OnKick = func(k protocol.Kick) { handler.Kicked(g.manager, k) }
 	g.router = router.New(b.client, b.lanes, g.registry, rc)
 
