@@ -106,7 +106,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	pc.Snapshot = g.snapshot
 	pc.OnPulse = func(group int, number uint64, line string) { g.router.Pulsed(group, number, line) }
 	pc.OnSilence = func(group int) { g.router.Silent(group) }
-	pc.OnLog = func(u protocol.UserID, at protocol.Position) { g.router.Stands(protocol.UserAddress(u), at) }
+	pc.OnLog = func(a protocol.Address, at protocol.Position) { g.router.Stands(a, at) }
 	g.registry = presence.New(b.client, pc)
 
 	hc := history.DefaultConfig()

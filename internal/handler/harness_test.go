@@ -95,7 +95,7 @@ func newGateway(t *testing.T, r *gatewaytest.Redis, tune ...func(*settings)) *ga
 	g.manager = connection.NewManager(&g.conns)
 	s.registry.OnPulse = func(group int, number uint64, line string) { g.router.Pulsed(group, number, line) }
 	s.registry.OnSilence = func(group int) { g.router.Silent(group) }
-	s.registry.OnLog = func(u protocol.UserID, at protocol.Position) { g.router.Stands(protocol.UserAddress(u), at) }
+	s.registry.OnLog = func(a protocol.Address, at protocol.Position) { g.router.Stands(a, at) }
 	hc := history.DefaultConfig()
 	hc.Layout = s.registry.Layout
 	s.handler.History, s.router.History = history.New(general, hc), history.New(general, hc)

@@ -62,8 +62,8 @@ func TestARefreshTellsWhereTheLogStands(t *testing.T) {
 		f := newFleet(t, r)
 		told := make(chan protocol.Position, 1000)
 		a := f.gateway("a", func(c *Config) {
-			c.OnLog = func(u protocol.UserID, at protocol.Position) {
-				if u == "alice" {
+			c.OnLog = func(a protocol.Address, at protocol.Position) {
+				if a == "u:alice" {
 					told <- at
 				}
 			}

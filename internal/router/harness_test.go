@@ -119,7 +119,7 @@ func (c *cluster) makeGateway(name string, tune ...func(*settings)) *gateway {
 	s.registry.Gateway, s.registry.Layout, s.registry.Each = g.id, c.layout, g.each
 	s.registry.OnPulse = func(group int, number uint64, line string) { g.router.Pulsed(group, number, line) }
 	s.registry.OnSilence = func(group int) { g.router.Silent(group) }
-	s.registry.OnLog = func(u protocol.UserID, at protocol.Position) { g.router.Stands(protocol.UserAddress(u), at) }
+	s.registry.OnLog = func(a protocol.Address, at protocol.Position) { g.router.Stands(a, at) }
 	s.history.Layout = c.layout
 	s.router.Gateway, s.router.Layout, s.router.Log = g.id, c.layout, slog.New(slog.NewTextHandler(io.Discard, nil))
 	// Unless a test is about time, it must not fail because the machine is busy with others; and it may hold calls as long as it likes.
