@@ -57,6 +57,7 @@ type LimitsConfig struct {
 	MaxConnections     ConnectionLimit `default:"auto" zero:"no limit" help:"Connections at a time on this gateway; auto: what the limit of open files leaves room for."`
 	MessageRate        int             `default:"100" zero:"no limit" help:"Messages a second from one connection."`
 	ConnectionsPerUser int             `default:"5" zero:"no limit" help:"Connections of one user in the whole cluster; a further one ends the stalest."`
+	RoomsPerConnection int             `default:"500" zero:"no limit" help:"Rooms one connection may be in at a time."`
 	FrameBytes         int             `default:"65536" help:"Bytes of one frame from a client."`
 	OutboxBytes        int             `default:"262144" help:"Bytes waiting for one client before it counts as a slow consumer."`
 	OutboxFrames       int             `default:"1024" help:"Frames waiting for one client before it counts as a slow consumer."`

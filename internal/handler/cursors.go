@@ -17,8 +17,9 @@ type cursors struct {
 }
 
 type device struct {
-	user protocol.UserID
-	id   protocol.DeviceID
+	address protocol.Address
+	user    protocol.UserID
+	id      protocol.DeviceID
 }
 
 func (c *cursors) note(x history.Cursor) {
@@ -27,7 +28,7 @@ func (c *cursors) note(x history.Cursor) {
 	if c.pending == nil {
 		c.pending = make(map[device]history.Cursor)
 	}
-	k := device{x.User, x.Device}
+	k := device{x.Address, x.User, x.Device}
 	if before, ok := c.pending[k]; ok && before.At.Epoch == x.At.Epoch && before.At.Offset > x.At.Offset {
 		return
 	}

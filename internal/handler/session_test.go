@@ -88,7 +88,8 @@ func TestTypesNotServedYetAreUnknown(t *testing.T) {
 	c := g.connect("alice")
 	for kind, frame := range everyFrame {
 		switch kind {
-		case protocol.TypeHeartbeat, protocol.TypeMessage, protocol.TypePresence, protocol.TypeReceived, protocol.TypeHistory:
+		case protocol.TypeHeartbeat, protocol.TypeMessage, protocol.TypePresence, protocol.TypeReceived, protocol.TypeHistory,
+			protocol.TypeJoin, protocol.TypeLeave:
 			continue
 		}
 		c.say(frame)
@@ -99,18 +100,6 @@ func TestTypesNotServedYetAreUnknown(t *testing.T) {
 	c.say(`{"type":"dance","id":"y"}`)
 	c.wantError(protocol.CodeUnknownType, "y")
 	c.wantAlive()
-}
-
-// Nobody can join a room as yet, so nobody has.
-func TestRoomsAreRefused(t *testing.T) {
-	g := embedded(t)
-	c := g.connect("alice")
-	c.say(`{"type":"message","id":"m1","room":"lobby","content":1}`)
-	c.wantError(protocol.CodeNotJoined, "m1")
-	c.wantAlive()
-	if s := g.router.Stats(); s.Stored+s.Routed != 0 {
-		t.Errorf("%d messages were stored", s.Stored+s.Routed)
-	}
 }
 
 // Who a connection is can't change, neither to somebody else nor to itself once more.
@@ -348,7 +337,7 @@ func TestTooManyBadFramesEndTheConnection(t *testing.T) {
 		"no object":            {true, `[]`},
 		"empty":                {true, ``},
 		"unknown type":         {true, `{"type":"dance"}`},
-		"not served yet":       {true, `{"type":"join","room":"lobby"}`},
+		"not served yet":       {true, `{"type":"watch","users":["bob"]}`},
 		"register again":       {true, `{"type":"register","userId":"alice"}`},
 		"before register":      {false, `{"type":"heartbeat"}`},
 		"no JSON, not known":   {false, `}`},

@@ -13,7 +13,7 @@ import (
 
 func (s *shelf) keepAt(u protocol.UserID, d protocol.DeviceID, epoch string, offset uint64, moves bool) {
 	s.t.Helper()
-	n, err := s.Keep(ctx, Cursor{User: u, Device: d, At: protocol.Position{Epoch: epoch, Offset: offset}})
+	n, err := s.Keep(ctx, Cursor{Address: protocol.UserAddress(u), User: u, Device: d, At: protocol.Position{Epoch: epoch, Offset: offset}})
 	if err != nil || (n == 1) != moves {
 		s.t.Fatalf("%s/%d: %d moved (%v), want it to move: %v", epoch, offset, n, err, moves)
 	}
@@ -21,7 +21,7 @@ func (s *shelf) keepAt(u protocol.UserID, d protocol.DeviceID, epoch string, off
 
 func (s *shelf) wantKept(u protocol.UserID, d protocol.DeviceID, epoch string, offset uint64) {
 	s.t.Helper()
-	at, ok, err := s.Kept(ctx, u, d)
+	at, ok, err := s.Kept(ctx, protocol.UserAddress(u), u, d)
 	if err != nil || ok != (epoch != "") || at != (protocol.Position{Epoch: epoch, Offset: offset}) {
 		s.t.Fatalf("%s of %s: %v %v (%v), want %s/%d", d, u, at, ok, err, epoch, offset)
 	}
@@ -127,7 +127,7 @@ func TestCursorsOfManyUsers(t *testing.T) {
 			if i%2 == 1 {
 				at.Offset = 1 // beyond the top
 			}
-			all = append(all, Cursor{User: u, Device: "phone", At: at})
+			all = append(all, Cursor{Address: protocol.UserAddress(u), User: u, Device: "phone", At: at})
 		}
 		if n, err := s.Keep(ctx, all...); n != 100 || err != nil {
 			t.Errorf("%d moved (%v), want 100", n, err)
