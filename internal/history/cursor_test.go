@@ -109,7 +109,7 @@ func TestDevicesAreBounded(t *testing.T) {
 		}
 		s.keepAt("bob", "d0", e, 2, true)
 		s.keepAt("bob", "new", e, 1, true)
-		if n, err := s.c.HLen(ctx, keyspace.Cursors("bob")).Result(); n != 64 || err != nil {
+		if n, err := s.c.HLen(ctx, keyspace.Cursors("u:bob", "bob")).Result(); n != 64 || err != nil {
 			t.Errorf("%d devices remembered (%v), want 64", n, err)
 		}
 		s.wantKept("bob", "d0", e, 2)
@@ -138,6 +138,29 @@ func TestCursorsOfManyUsers(t *testing.T) {
 	})
 }
 
+// A user's device has a cursor of its own in each room, judged by the room's log; another user's device of the same name has another.
+func TestCursorsOfRooms(t *testing.T) {
+	eachRedis(t, func(t *testing.T, s *shelf) {
+		s.store("bob", 5, 60)
+		lobby, err := s.Heads(ctx, "r:lobby")
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := protocol.Position{Epoch: lobby[0].Epoch}
+		if n, err := s.Keep(ctx, Cursor{Address: "r:lobby", User: "bob", Device: "phone", At: at}); n != 1 || err != nil {
+			t.Errorf("%d moved (%v)", n, err)
+		}
+		s.keepAt("bob", "phone", s.head("bob").Epoch, 5, true)
+		if got, ok, err := s.Kept(ctx, "r:lobby", "bob", "phone"); got != at || !ok || err != nil {
+			t.Errorf("bob's phone kept %v of the lobby (%v, %v)", got, ok, err)
+		}
+		if _, ok, err := s.Kept(ctx, "r:lobby", "carol", "phone"); ok || err != nil {
+			t.Errorf("carol's phone was never there (%v)", err)
+		}
+		s.wantKept("bob", "phone", s.head("bob").Epoch, 5)
+	})
+}
+
 // Redis is away: every call says so, and may be repeated.
 func TestRedisThatIsAway(t *testing.T) {
 	r := gatewaytest.StartRedis(t)
@@ -149,8 +172,8 @@ func TestRedisThatIsAway(t *testing.T) {
 	}
 	_, err1 := s.After(ctx, "u:bob", 0, 1)
 	_, err2 := s.Heads(ctx, "u:bob")
-	_, err3 := s.Keep(ctx, Cursor{User: "bob", Device: "phone", At: protocol.Position{Epoch: e, Offset: 1}})
-	_, _, err4 := s.Kept(ctx, "bob", "phone")
+	_, err3 := s.Keep(ctx, Cursor{Address: "u:bob", User: "bob", Device: "phone", At: protocol.Position{Epoch: e, Offset: 1}})
+	_, _, err4 := s.Kept(ctx, "u:bob", "bob", "phone")
 	for i, err := range []error{err1, err2, err3, err4} {
 		if !errors.Is(err, ErrUnavailable) {
 			t.Errorf("call %d: %v", i, err)
