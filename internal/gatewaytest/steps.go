@@ -47,6 +47,8 @@ var steps = map[string]func(*scene, *args) error{
 	"closed":    (*scene).closed,
 	"connected": (*scene).connected,
 	"ignore":    (*scene).ignore,
+	"join":      (*scene).join,
+	"leave":     (*scene).leave,
 	// What clients say and hear.
 	"send":      (*scene).send,
 	"expect":    (*scene).expect,

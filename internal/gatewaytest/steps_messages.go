@@ -55,18 +55,21 @@ func (s *scene) send(a *args) error {
 		got("devices", strconv.Itoa(answer.DeviceCount()), devices), got("offset", strconv.FormatUint(answer.Offset, 10), offset))
 }
 
-// expect bob "hi" [from alice] [offset 1] [within 3s]: this is the next message that bob gets.
+// expect bob "hi" [from alice] [offset 1] [room lobby] [within 3s]: this is the next message that bob gets.
 func (s *scene) expect(a *args) error {
 	within, err1 := a.duration("within", Deadline)
 	c, err2 := s.client(a)
 	content, err3 := a.next("the content")
-	from, offset := a.after("from"), a.after("offset")
+	from, offset, room := a.after("from"), a.after("offset"), a.after("room")
 	if err := errors.Join(err1, err2, err3, a.done()); err != nil {
 		return err
 	}
 	f, err := c.Next("message", within)
 	if err != nil {
 		return err
+	}
+	if f.Room != room {
+		return fmt.Errorf("%s got %v, want a message of room %q", c.Name, f, room)
 	}
 	if !sameJSON(f.Content, []byte(content)) {
 		return fmt.Errorf("%s got %v, want the content %s", c.Name, f, content)
@@ -222,7 +225,8 @@ func wantError(c *Client, code string, within time.Duration) error {
 	return err
 }
 
-// frame alice registered [recovered=false …] [within 3s]: the next frame of a type, with these fields.
+// frame alice registered [recovered=false …] [within 3s]: the next frame of a type, with these fields. What is about a room, and what
+// is not, come in no particular order: with room=lobby it is the next one of that room.
 func (s *scene) frame(a *args) error {
 	within, err1 := a.duration("within", Deadline)
 	c, err2 := s.client(a)
@@ -230,7 +234,13 @@ func (s *scene) frame(a *args) error {
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
-	f, err := c.Next(kind, within)
+	room, ofRoom := "", false
+	for _, word := range a.rest {
+		if name, ok := strings.CutPrefix(word, "room="); ok {
+			room, ofRoom = name, true
+		}
+	}
+	f, err := c.NextOf(kind, within, func(f Frame) bool { return !ofRoom || f.Room == room })
 	if err != nil {
 		return err
 	}
