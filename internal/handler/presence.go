@@ -31,13 +31,14 @@ func (s *session) presence(f *protocol.Frame) {
 }
 
 func (s *session) presenceOf(id []byte, names [][]byte) []byte {
-	users := make([]protocol.UserID, len(names))
+	users, addresses := make([]protocol.UserID, len(names)), make([]protocol.Address, len(names))
 	for i, u := range names {
 		users[i] = protocol.UserID(u)
+		addresses[i] = protocol.UserAddress(users[i])
 	}
 	var found []presence.Whereabouts
 	err := presence.ErrUnavailable
-	if s.handler.registry.Answers(users...) { // otherwise nobody should wait to hear it
+	if s.handler.registry.Answers(addresses...) { // otherwise nobody should wait to hear it
 		found, err = s.handler.registry.Locate(context.Background(), users...)
 	}
 	states := make([]protocol.UserPresence, len(users))

@@ -33,7 +33,7 @@ func (s *session) register(f *protocol.Frame) {
 		return
 	}
 
-	if !h.registry.Answers(s.entry.User) {
+	if !h.registry.Answers(s.stay.Address()) {
 		s.unavailable(f, presence.ErrUnavailable)
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"chatgate/internal/history"
+	"chatgate/internal/presence"
 	"chatgate/internal/protocol"
 	"chatgate/internal/router"
 )
@@ -42,7 +43,7 @@ func (s *session) enter(ctx context.Context, id []byte, rooms []protocol.RoomRes
 		s.rooms[room] = stay
 		stays, addresses = append(stays, stay), append(addresses, a)
 	}
-	for i, at := range h.registry.Hold(ctx, addresses...) {
+	for i, at := range s.hold(ctx, addresses) {
 		if at.Err == nil {
 			log := history.Log{Epoch: at.Epoch, First: at.First, Top: at.Top}
 			if at.Err = s.follow(ctx, id, stays[i], rooms[i].Resume, log); at.Err != nil {
@@ -58,6 +59,18 @@ func (s *session) enter(ctx context.Context, id []byte, rooms []protocol.RoomRes
 			})
 		}
 	}
+}
+
+// hold has the rooms held. With a Redis that is known not to answer, nobody waits to hear it.
+func (s *session) hold(ctx context.Context, rooms []protocol.Address) []presence.Standing {
+	if s.handler.registry.Answers(rooms...) {
+		return s.handler.registry.Hold(ctx, rooms...)
+	}
+	out := make([]presence.Standing, len(rooms))
+	for i := range out {
+		out[i].Err = presence.ErrUnavailable
+	}
+	return out
 }
 
 // follow tells the client where it goes on in a room, and gives it what is there.

@@ -89,7 +89,7 @@ func (s *session) refuse(e *protocol.ReplyError) {
 // heartbeat is answered from memory; presence hears of it within moments.
 func (s *session) heartbeat() {
 	h := s.handler
-	degraded := h.router.Degraded() || !h.registry.Reachable() || !h.registry.Answers(s.entry.User)
+	degraded := h.router.Degraded() || !h.registry.Reachable() || !h.registry.Answers(s.stay.Address())
 	s.conn.Send(protocol.AppendHeartbeat(nil, time.Now().UnixMilli(), degraded))
 	s.refresh(true)
 }

@@ -178,7 +178,7 @@ func TestRegisterWhileRedisIsAway(t *testing.T) {
 	}
 	c.say(`{"type":"register","userId":"mallory"}`)
 	c.wantError(protocol.CodeForbidden, "")
-	eventually(t, "a pulse is answered again", func() bool { return g.registry.Answers("alice") })
+	eventually(t, "a pulse is answered again", func() bool { return g.registry.Answers("u:alice") })
 	c.register("alice")
 	c.wantAlive()
 	locations, err := g.registry.Get(context.Background(), "alice")
