@@ -36,6 +36,11 @@ type Config struct {
 	// Suspect is the age of a call in flight from which on further messages are
 	// refused as unavailable instead of waiting behind it.
 	Suspect time.Duration
+	// WaitReplicas is how many replicas must have a message before it is
+	// acknowledged, 0: none is waited for. When they don't within WaitTimeout the
+	// outcome is unknown. Attempt and Suspect are without this wait.
+	WaitReplicas int
+	WaitTimeout  time.Duration
 	// Probe is how often an unreachable Redis is asked whether it is back.
 	Probe time.Duration
 
@@ -68,7 +73,8 @@ func DefaultConfig() Config {
 		LaneBytes: 8 << 20, LaneWait: 300 * time.Millisecond, LaneHold: time.Second,
 		Attempt: 330 * time.Millisecond, Attempts: 3,
 		Suspect: 250 * time.Millisecond, Probe: 100 * time.Millisecond,
-		HealFor: 10 * time.Second, HealBytes: 32 << 20,
+		WaitTimeout: 150 * time.Millisecond,
+		HealFor:     10 * time.Second, HealBytes: 32 << 20,
 		HoldersTTL: time.Second, Starved: 4 * time.Second, HeldBytes: 256 << 10,
 		Kept: 1000, Retention: 7 * 24 * time.Hour, LogTTL: 37 * 24 * time.Hour,
 	}
