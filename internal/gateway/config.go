@@ -48,6 +48,9 @@ type RedisConfig struct {
 	Force       bool          `negatable:"" help:"Start although maxmemory-policy lets Redis evict keys, which loses messages silently."`
 	DialTimeout time.Duration `default:"1s" help:"Time for a new connection to Redis."`
 	Timeout     time.Duration `default:"1s" help:"Deadline of one call to Redis, repeats included."`
+
+	WaitReplicas int           `default:"0" zero:"no waiting" help:"Replicas that must have a message before it is acknowledged; where they don't in time, the sender is told unknown."`
+	WaitTimeout  time.Duration `default:"150ms" help:"How long an ack waits for redis.wait-replicas."`
 }
 
 // LimitsConfig bounds what one client, and all of them together, may use.
@@ -200,6 +203,9 @@ func (c Config) validateRelations(wrong func(name, format string, args ...any)) 
 	}
 	if cl.Quiet < cl.Lease {
 		wrong("cluster.quiet", "must be at least cluster.lease, or gateways are judged before they could renew")
+	}
+	if r := c.Redis; r.WaitReplicas > 0 && (r.WaitTimeout < time.Millisecond || r.WaitTimeout > r.Timeout/2) {
+		wrong("redis.wait-timeout", "must be 1ms to half of redis.timeout")
 	}
 	if cl.PulseInterval+c.Redis.Timeout > cl.Lease {
 		wrong("redis.timeout", "with cluster.pulse-interval must not exceed cluster.lease")

@@ -115,6 +115,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 
 	rc := router.DefaultConfig()
 	rc.Gateway, rc.Layout, rc.Log, rc.History = id, b.layout, log, g.history
+	rc.WaitReplicas, rc.WaitTimeout = cfg.Redis.WaitReplicas, cfg.Redis.WaitTimeout
 	rc.Starved = 4 * cfg.Cluster.PulseInterval
 	rc.Kept, rc.Retention, rc.LogTTL = cfg.History.Messages, cfg.History.Age, cfg.History.Positions
 	rc.OnKick = func(k protocol.Kick) { handler.Kicked(g.manager, k) }
@@ -194,6 +195,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 			}
 		})
 	}
+	start("redis", g.backend.watch)
 	start("presence", g.registry.Run)
 	start("router", g.router.Run)
 	start("connections", g.manager.Run)

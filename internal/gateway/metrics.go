@@ -28,6 +28,7 @@ type figures struct {
 	presence  presence.Stats
 	handler   handler.Stats
 	admission handler.AdmissionStats
+	strays    uint64 // connections to Redis
 }
 
 type metric struct {
@@ -75,6 +76,7 @@ var metrics = []metric{
 	counter("subscriptions_total", "Subscriptions made, also anew.", func(f *figures) float64 { return float64(f.router.Subscriptions) }),
 	counter("send_calls_total", "Calls of the send script.", func(f *figures) float64 { return float64(f.router.Calls) }),
 	counter("send_failed_calls_total", "Batches that Redis did not answer.", func(f *figures) float64 { return float64(f.router.FailedCalls) }),
+	counter("redis_stray_connections_total", "Connections to Redis dropped because the Sentinels name another master.", func(f *figures) float64 { return float64(f.strays) }),
 	counter("presence_registered_total", "Connections entered in the registry.", func(f *figures) float64 { return float64(f.presence.Registered) }),
 	counter("presence_refreshed_total", "Presence entries refreshed.", func(f *figures) float64 { return float64(f.presence.Refreshed) }),
 	counter("presence_removed_total", "Connections taken out of the registry.", func(f *figures) float64 { return float64(f.presence.Removed) }),
@@ -106,7 +108,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	g := c.g
-	f := figures{g.manager.Stats(), g.router.Stats(), g.registry.Stats(), g.handler.Stats(), g.admission.Stats()}
+	f := figures{g.manager.Stats(), g.router.Stats(), g.registry.Stats(), g.handler.Stats(), g.admission.Stats(), g.backend.strays()}
 	for _, m := range metrics {
 		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(&f))
 	}
@@ -116,7 +118,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	r := &f.router
 	for status, n := range map[string]uint64{
 		"routed": r.Routed, "stored": r.Stored, "ephemeral": r.Ephemeral, "dropped": r.Dropped, "conflict": r.Conflicts,
-		"unavailable": r.RefusedUnavailable, "overloaded": r.RefusedOverloaded,
+		"unavailable": r.RefusedUnavailable, "overloaded": r.RefusedOverloaded, "unconfirmed": r.Unconfirmed,
 	} {
 		labelled(messagesDesc, status, n)
 	}
