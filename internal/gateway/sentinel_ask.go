@@ -171,15 +171,18 @@ func (s *sentinels) askOne(addr string) answer {
 	if a.id, err = self.Text(); err != nil {
 		return a
 	}
-	if pair, err := named.StringSlice(); err == nil && len(pair) == 2 {
-		a.master = net.JoinHostPort(pair[0], pair[1])
+	list, err := others.Slice()
+	if err != nil {
+		return a // without its word on how many there are its vote might decide alone
 	}
-	list, _ := others.Slice()
 	for _, one := range list {
 		fields := pairs(one)
 		if id, ip, port := fields["runid"], fields["ip"], fields["port"]; id != "" && ip != "" && port != "" {
 			a.others[id] = net.JoinHostPort(ip, port)
 		}
+	}
+	if pair, err := named.StringSlice(); err == nil && len(pair) == 2 {
+		a.master = net.JoinHostPort(pair[0], pair[1])
 	}
 	return a
 }
