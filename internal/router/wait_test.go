@@ -4,8 +4,12 @@ package router
 
 import (
 	"context"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"chatgate/internal/gatewaytest"
 	"chatgate/internal/keyspace"
@@ -127,6 +131,61 @@ func TestWaitingForReplicasThatDoNotExist(t *testing.T) {
 			bob.wantMessages(b, "m1@1")
 		})
 	}
+}
+
+// On Cluster it is about the replicas of the master that has the slot: bob's has one, and he is written to; carol's has none.
+func TestWaitIsForTheReplicasOfTheSlotsMaster(t *testing.T) {
+	net := newCluster(t, gatewaytest.StartCluster(t))
+	home := net.master("bob")
+	net.addReplica(home)
+	carol := protocol.UserID("carol")
+	for n := 0; net.master(carol) == home; n++ {
+		carol = protocol.UserID("carol" + strconv.Itoa(n))
+	}
+	a := net.gateway("a", prompt, waits(1))
+	a.sendUntilTaken("alice", "bob", "m1", `1`).wantStored(1)
+	a.send("alice", carol, "m2", `2`).wantDoubted()
+}
+
+// master is the server of a Cluster that has a user's log.
+func (c *cluster) master(user protocol.UserID) *gatewaytest.RedisNode {
+	c.t.Helper()
+	for _, n := range c.redis.Nodes {
+		if _, err := n.Do("HLEN", keyspace.Log(protocol.UserAddress(user))); err == nil {
+			return n
+		}
+	}
+	c.t.Fatalf("no master has the log of %s", user)
+	return nil
+}
+
+// addReplica starts a replica of a master of the Cluster, and waits until it has all of its data.
+func (c *cluster) addReplica(master *gatewaytest.RedisNode) {
+	c.t.Helper()
+	port, bus := strconv.Itoa(gatewaytest.FreePort(c.t)), strconv.Itoa(gatewaytest.FreePort(c.t))
+	gatewaytest.Start(c.t, gatewaytest.Command{Name: "redis replica", Path: gatewaytest.Need(c.t, "cluster"), Args: []string{
+		"--port", port, "--bind", "127.0.0.1", "--save", "", "--cluster-enabled", "yes", "--cluster-port", bus,
+	}})
+	replica := redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + port})
+	c.t.Cleanup(func() { replica.Close() })
+	ctx := context.Background()
+	// Else the master waits 5 s for more replicas to come.
+	if err := master.Client().ConfigSet(ctx, "repl-diskless-sync-delay", "0").Err(); err != nil {
+		c.t.Fatal(err)
+	}
+	id, err := master.Client().Do(ctx, "CLUSTER", "MYID").Text()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	host, masterPort, _ := strings.Cut(master.Addr, ":")
+	info := master.Client().ConfigGet(ctx, "cluster-port").Val()
+	eventually(c.t, "the replica meets the master", func() bool {
+		return replica.Do(ctx, "CLUSTER", "MEET", host, masterPort, info["cluster-port"]).Err() == nil
+	})
+	eventually(c.t, "the replica follows the master", func() bool { return replica.ClusterReplicate(ctx, id).Err() == nil })
+	eventually(c.t, "the replica is online", func() bool {
+		return strings.Contains(master.Client().Info(ctx, "replication").Val(), "state=online")
+	})
 }
 
 // An operator moves bob's slot. The call and its wait follow it, and Redis answers them again within the lane's own repeats.
