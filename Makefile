@@ -1,5 +1,5 @@
 # The same commands locally and in CI. `make test` installs what it needs with apt (scripts/setup).
-.PHONY: run test lint bench fuzz setup
+.PHONY: run test lint bench fuzz mutants setup
 
 FUZZTIME ?= 20s
 BENCH ?= .
@@ -22,6 +22,10 @@ lint:
 # All benchmarks, or those that match: make bench BENCH=Cluster/stored. See docs/benchmarks.md.
 bench:
 	@scripts/bench '$(BENCH)'
+
+# Breaks the safety rules one at a time, and wants a test to go red for each.
+mutants:
+	@scripts/mutants
 
 # go test fuzzes one target of one package at a time: every Fuzz function there is, FUZZTIME each.
 fuzz:
