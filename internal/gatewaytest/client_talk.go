@@ -54,23 +54,13 @@ func (c *Client) Register(user string, fields ...any) (Frame, error) {
 func (c *Client) Position() (epoch string, offset uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, f := range c.all {
-		switch f.Type {
-		case "registered", "message":
-			if f.Epoch != "" && f.Room == "" {
-				epoch, offset = f.Epoch, f.Offset
-			}
-		case "gap":
-			var next struct {
-				Epoch  string
-				Offset uint64
-			}
-			if f.Room == "" && json.Unmarshal(f.Next, &next) == nil {
-				epoch, offset = next.Epoch, next.Offset
-			}
+	var in inbox
+	for i := range c.all {
+		if h, ok := hear(&c.all[i], 1); ok {
+			in.take(&h)
 		}
 	}
-	return epoch, offset
+	return in.at.Epoch, in.at.Offset
 }
 
 // Send sends a message to a user, or to a room as room:NAME, and doesn't wait. An empty id is replaced by one that is unique for
