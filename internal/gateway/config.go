@@ -78,13 +78,15 @@ type HeartbeatConfig struct {
 	MaxAge          time.Duration `default:"0s" zero:"no maximum" help:"A connection this old is closed and may come back."`
 }
 
-// ClusterConfig says when a gateway counts as gone. Gateways judge each other by these, so all must have the same.
+// ClusterConfig says when a gateway counts as gone, and what is done for the others. Gateways judge each other by these, so
+// all must have the same.
 type ClusterConfig struct {
 	PulseInterval time.Duration `default:"1s" help:"How often a gateway renews its leases and checks its channels."`
 	Lease         time.Duration `default:"3s" help:"A gateway not renewed for this long is no longer counted."`
 	Quiet         time.Duration `default:"5s" help:"After Redis was away nobody is judged gone for this long."`
 	ReapAfter     time.Duration `default:"5s" help:"Time after the end of a lease before what the gateway held is removed."`
 	Grace         time.Duration `default:"5s" zero:"at once" help:"Time a user may be away before counting as offline."`
+	Heal          time.Duration `default:"10s" zero:"what Redis loses stays lost" help:"What was acknowledged this lately is stored again when Redis has lost it; up to 32 MB are kept for it."`
 }
 
 // HistoryConfig says what is kept of each log. Gateways trim the same logs, so all must have the same.

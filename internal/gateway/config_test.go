@@ -147,7 +147,7 @@ func TestValidateNamesTheSetting(t *testing.T) {
 	}
 	cfg = DefaultConfig()
 	cfg.Limits = LimitsConfig{FrameBytes: 65536, OutboxBytes: 262144, OutboxFrames: 1, InFlight: 1}
-	cfg.Heartbeat.Silence, cfg.Heartbeat.PingAfter, cfg.Heartbeat.RegisterTimeout, cfg.Cluster.Grace, cfg.Drain.Delay = 0, 0, 0, 0, 0
+	cfg.Heartbeat.Silence, cfg.Heartbeat.PingAfter, cfg.Heartbeat.RegisterTimeout, cfg.Cluster.Grace, cfg.Cluster.Heal, cfg.Drain.Delay = 0, 0, 0, 0, 0, 0
 	cfg.InternalListen = ""
 	if err := cfg.Validate(); err != nil {
 		t.Errorf("0 where it has a meaning: %v", err)

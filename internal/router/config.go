@@ -45,7 +45,8 @@ type Config struct {
 	Probe time.Duration
 
 	// HealFor is for how long acknowledged messages are kept to be sent again when
-	// Redis lost them, HealBytes how much is kept for it in each lane.
+	// Redis lost them, HealBytes how much is kept for it in each lane. HealFor 0 keeps
+	// nothing: what Redis loses stays lost.
 	HealFor   time.Duration
 	HealBytes int
 

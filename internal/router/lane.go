@@ -274,7 +274,9 @@ func (l *lane) settle() {
 		default:
 			l.router.counts.stored.Add(1)
 		}
-		l.recent.add(m, now)
+		if l.router.cfg.HealFor > 0 {
+			l.recent.add(m, now)
+		}
 	}
 	l.mu.Lock()
 	l.alive, l.stale = now, false
