@@ -371,7 +371,6 @@ func (v *visit) run() {
 		frames, ended, changed := v.client.drain()
 		if len(frames) > 0 {
 			v.silence.Reset(v.person.ledger.Patience)
-			v.lastHeard = frames[len(frames)-1].At
 		}
 		for i := range frames {
 			v.hear(&frames[i])
@@ -395,6 +394,12 @@ func (v *visit) hear(f *Frame) {
 	p := v.person
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if n := len(p.stays); p.client == v.client && p.here && f.At.Sub(v.lastHeard) > 2*v.beat {
+		// Who heard nothing for so long, although it asked, can't say that it was there.
+		p.stays[n-1].To = v.lastHeard
+		p.stays = append(p.stays, Stay{From: f.At, Gateway: p.stays[n-1].Gateway})
+	}
+	v.lastHeard = f.At
 	if h, ok := hear(f, v.conn); ok {
 		p.heard = append(p.heard, h)
 		if became, _ := p.inbox.take(&h); became == shown {

@@ -66,16 +66,15 @@ func (o *observer) ask(c *Client) {
 		for i, p := range people {
 			names[i] = p.Name
 		}
-		asked := time.Now()
-		states, err := c.Presence(names...)
-		if err != nil {
-			return
+		for some := range slices.Chunk(names, 500) {
+			asked := time.Now()
+			states, err := c.Presence(some...)
+			if err != nil {
+				return
+			}
+			c.drain()
+			o.note(asked, time.Now(), states)
 		}
-		if c.Ended() != nil {
-			return
-		}
-		c.drain()
-		o.note(asked, time.Now(), states)
 	}
 }
 

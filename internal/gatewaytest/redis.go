@@ -270,6 +270,26 @@ func (r *Redis) each(do func(*Process)) error {
 	return nil
 }
 
+// Mute takes away everybody's right to publish, until Unmute: messages are stored, and nobody hears of them.
+func (r *Redis) Mute() error { return r.acl("-publish", "-spublish") }
+
+// Unmute gives it back.
+func (r *Redis) Unmute() error { return r.acl("+publish", "+spublish") }
+
+func (r *Redis) acl(rules ...any) error {
+	return r.DoAll(append([]any{"ACL", "SETUSER", "default"}, rules...)...)
+}
+
+// DoAll runs one command on each server with data.
+func (r *Redis) DoAll(args ...any) error {
+	for _, n := range r.Nodes {
+		if _, err := n.Do(args...); err != nil {
+			return fmt.Errorf("%v on %s: %w", args, n.Addr, err)
+		}
+	}
+	return nil
+}
+
 // WaitReady returns when this Redis takes writes.
 func (r *Redis) WaitReady(within time.Duration) error {
 	err := Poll(within, func() error {
