@@ -44,8 +44,9 @@ type checker struct {
 func (c *checker) count(m *Letter) {
 	c.v.Sent++
 	c.v.Tries += len(m.Tries)
-	for _, code := range m.Errors {
-		c.v.Errors[code]++
+	for _, e := range m.Refusals {
+		c.v.Errors[e.Code]++
+		c.v.refusals[e.Code] = append(c.v.refusals[e.Code], e.After)
 	}
 	if len(m.Acks) == 0 {
 		return
@@ -152,7 +153,7 @@ type connOf struct {
 // order checks that what was sent once, and never refused, is shown in the order in which one connection sent it.
 func (rd *reading) order(h *Heard, last map[connOf]int) {
 	m := rd.checker.letters[letterKey{h.From, h.ID}]
-	if m == nil || len(m.Tries) != 1 || len(m.Errors) > 0 {
+	if m == nil || len(m.Tries) != 1 || len(m.Refusals) > 0 {
 		return
 	}
 	way := connOf{h.From, m.Tries[0].Conn}
@@ -167,8 +168,9 @@ func (rd *reading) settle(m *Letter) {
 	v, key := rd.checker.v, letterKey{m.From, m.ID}
 	at, isShown := rd.shown[key]
 	if len(m.Acks) == 0 {
-		if isShown && !slices.Contains(m.Errors, "unknown") && len(m.Errors) > 0 && len(m.Errors) == len(m.Tries) {
-			v.fault(RefusedButDelivered, "%s of %s was refused each time (%s), and %s got it", m.ID, m.From, strings.Join(m.Errors, ", "), rd.name)
+		unclear := func(e Refusal) bool { return e.Code == "unknown" || e.Code == "internal" }
+		if isShown && len(m.Refusals) > 0 && len(m.Refusals) == len(m.Tries) && !slices.ContainsFunc(m.Refusals, unclear) {
+			v.fault(RefusedButDelivered, "%s of %s was refused each time (%v), and %s got it", m.ID, m.From, m.Refusals, rd.name)
 		}
 		return
 	}

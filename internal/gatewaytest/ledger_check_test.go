@@ -159,7 +159,7 @@ func TestTheLedgerSeesEachFault(t *testing.T) {
 		}, AckDisagrees},
 		"certainly not stored, and there": {func(s *story) {
 			m := &s.alice.Sent[5]
-			m.Acks, m.Errors = nil, []string{"unavailable"}
+			m.Acks, m.Refusals = nil, []Refusal{{Code: "unavailable"}}
 		}, RefusedButDelivered},
 		"sent away": {func(s *story) { s.bob.Gone = errors.New("4502") }, Dismissed},
 	} {
@@ -192,7 +192,7 @@ func TestTheLedgerForgivesWhatIsAllowed(t *testing.T) {
 		},
 		"the outcome was unknown, and it was stored": func(s *story) {
 			m := &s.alice.Sent[5]
-			m.Acks, m.Errors = nil, []string{"unknown"}
+			m.Acks, m.Refusals = nil, []Refusal{{Code: "unknown"}}
 		},
 		"sent before bob first came": func(s *story) {
 			s.bob.Heard = slices.Delete(s.bob.Heard, 1, 3)

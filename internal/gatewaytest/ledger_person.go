@@ -61,7 +61,13 @@ type Letter struct {
 	N                     int // counts the sender's messages
 	Tries                 []Try
 	Acks                  []Ack
-	Errors                []string // codes
+	Refusals              []Refusal
+}
+
+// Refusal is an error that answered a letter.
+type Refusal struct {
+	Code  string
+	After time.Duration // since the last try
 }
 
 // Try is one sending of a letter.
@@ -442,7 +448,7 @@ func (v *visit) refused(f *Frame) {
 		return
 	}
 	code := f.CodeText()
-	m.Errors = append(m.Errors, code)
+	m.Refusals = append(m.Refusals, Refusal{code, f.At.Sub(m.Tries[len(m.Tries)-1].At)})
 	if slices.Contains([]string{"overloaded", "unavailable", "unknown", "limited", "internal"}, code) {
 		v.retries = append(v.retries, retry{at: f.At.Add(wait), letter: m})
 	} else {

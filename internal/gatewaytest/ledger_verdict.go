@@ -62,6 +62,7 @@ type Verdict struct {
 	list                   map[Fault][]string
 	deliveries             []delivery
 	ackTimes               []time.Time
+	refusals               map[string][]time.Duration
 }
 
 // Counts and Ends are how often something was seen.
@@ -82,7 +83,7 @@ type delivery struct{ sent, acked, shown time.Time }
 type Times struct{ P50, P99, P100 time.Duration }
 
 func newVerdict() *Verdict {
-	return &Verdict{Statuses: make(Counts), Errors: make(Counts), Gaps: make(Counts), Ends: make(Ends), list: make(map[Fault][]string)}
+	return &Verdict{Statuses: make(Counts), Errors: make(Counts), Gaps: make(Counts), Ends: make(Ends), list: make(map[Fault][]string), refusals: make(map[string][]time.Duration)}
 }
 
 func (v *Verdict) fault(f Fault, format string, args ...any) {
@@ -120,6 +121,9 @@ func (v *Verdict) ShownAfter(from, to time.Time) Times {
 	}
 	return timesOf(all)
 }
+
+// RefusedAfter is how long senders waited for an error.
+func (v *Verdict) RefusedAfter(code string) Times { return timesOf(slices.Clone(v.refusals[code])) }
 
 // FirstAckAfter is how long after a moment the first acknowledgement came; false when none did.
 func (v *Verdict) FirstAckAfter(moment time.Time) (time.Duration, bool) {

@@ -69,6 +69,16 @@ func StartCluster(t testing.TB, args ...string) *Redis {
 	return StartKind(t, Cluster, args...)
 }
 
+// StartClusterWithReplicas starts three masters with a replica each, which takes over when its master is dead for 2 s.
+func StartClusterWithReplicas(t testing.TB, args ...string) *Redis {
+	t.Helper()
+	r, err := startCluster(t, Need(t, "cluster"), true, args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 // StartSentinel starts a master with two replicas, watched by three sentinels.
 func StartSentinel(t testing.TB, args ...string) *Redis {
 	t.Helper()
@@ -89,7 +99,7 @@ func startKind(t testing.TB, o owner, kind Kind, args []string) (*Redis, error) 
 	case Standalone:
 		return startStandalone(o, Need(t, "redis"), args)
 	case Cluster:
-		return startCluster(o, Need(t, "cluster"), args)
+		return startCluster(o, Need(t, "cluster"), false, args)
 	case Sentinel:
 		return startSentinel(o, Need(t, "sentinel"), args)
 	}
@@ -209,6 +219,19 @@ func (r *Redis) Masters() ([]*RedisNode, error) {
 			return nil, fmt.Errorf("the sentinels name an unknown master, %s", addr)
 		}
 		return r.Nodes[i : i+1], nil
+	case Cluster:
+		var masters []*RedisNode
+		for _, n := range r.Nodes {
+			if !n.Running() {
+				continue
+			}
+			if info, err := n.info("replication"); err != nil {
+				return nil, err
+			} else if info["role"] == "master" {
+				masters = append(masters, n)
+			}
+		}
+		return masters, nil
 	default:
 		return r.Nodes, nil
 	}
