@@ -78,16 +78,18 @@ const (
 type inbox struct {
 	known bool // there is a position
 	at    Position
+	gapOf string // epoch of the gap that led here, while nothing else has come
 	has   map[letterKey]bool
 }
 
 // take applies the rules to the next thing heard. The complaint says where something is missing and nobody said so.
 func (in *inbox) take(h *Heard) (f fate, complaint string) {
-	switch h.Type {
-	case "registered":
-		return moved, in.registered(h)
-	case "gap":
+	if h.Type == "gap" {
 		return moved, in.gap(h)
+	}
+	in.gapOf = ""
+	if h.Type == "registered" {
+		return moved, in.registered(h)
 	}
 	switch {
 	case h.Pos.Epoch == in.at.Epoch && h.Pos.Offset <= in.at.Offset:
@@ -126,9 +128,10 @@ func (in *inbox) registered(h *Heard) (complaint string) {
 }
 
 func (in *inbox) gap(h *Heard) (complaint string) {
-	before := in.at
-	in.known, in.at = true, h.Pos
+	before, second := in.at, h.Epoch == in.gapOf && h.Pos == in.at
+	in.known, in.at, in.gapOf = true, h.Pos, h.Epoch
 	switch {
+	case second: // it says more of what the first one led over
 	case h.Epoch != before.Epoch:
 		return fmt.Sprintf("a gap in epoch %s at %v", h.Epoch, before)
 	case h.FirstGone > before.Offset+1 && h.Pos.Offset > before.Offset:
