@@ -96,6 +96,7 @@ func (m *mix) pick(from []mishap) (name string, end func()) {
 // Whatever happens, in whatever order, and two at a time: nothing is lost, nothing comes twice, nobody is seen offline who is
 // there.
 func TestFaultMix(t *testing.T) {
+	t.Parallel()
 	f := try(t, StartRedis(t, "--appendonly", "yes", "--appendfsync", "always"), 3,
 		append([]string{"--drain.delay=0", "--drain.window=500ms"}, swift...)...)
 	m := &mix{trial: f, dice: f.dice()}

@@ -198,6 +198,11 @@ func TestTheLedgerForgivesWhatIsAllowed(t *testing.T) {
 			s.bob.Heard = slices.Delete(s.bob.Heard, 1, 3)
 			s.bob.Heard[0].Pos.Offset = 2
 		},
+		"a second gap about the same change": func(s *story) {
+			more := s.bob.Heard[atGap]
+			more.Reason, more.ToGone = "ahead", 6
+			s.bob.Heard = slices.Insert(s.bob.Heard, atGap+1, more)
+		},
 		"no answer, and nothing arrived": func(s *story) {
 			s.alice.Sent[5].Acks = nil
 			s.bob.Heard = s.bob.Heard[:atLast]
