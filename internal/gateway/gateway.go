@@ -117,6 +117,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	rc.Gateway, rc.Layout, rc.Log, rc.History = id, b.layout, log, g.history
 	rc.WaitReplicas, rc.WaitTimeout = cfg.Redis.WaitReplicas, cfg.Redis.WaitTimeout
 	rc.HealFor = cfg.Cluster.Heal
+	rc.ProbeWait = cfg.Redis.DialTimeout + cfg.Redis.Timeout
 	rc.Starved = 4 * cfg.Cluster.PulseInterval
 	rc.Kept, rc.Retention, rc.LogTTL = cfg.History.Messages, cfg.History.Age, cfg.History.Positions
 	rc.OnKick = func(k protocol.Kick) { handler.Kicked(g.manager, k) }

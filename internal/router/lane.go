@@ -181,7 +181,7 @@ func (l *lane) send() error {
 		l.pause(time.Duration(tries)*cfg.Attempt/10 - time.Since(tried))
 		tried = time.Now()
 		var line string
-		line, err = l.attempt(l.batch, l.line, cfg.WaitReplicas > 0)
+		line, err = l.attempt(l.batch, l.line, cfg.Attempt, cfg.WaitReplicas > 0)
 		if errors.Is(err, errAnotherLine) {
 			if err = l.heal(line); err == nil {
 				tries--
@@ -232,8 +232,8 @@ func (l *lane) pause(d time.Duration) {
 
 // attempt makes one call for a batch and sets its results; when it waits for
 // replicas that don't confirm, to unknown.
-func (l *lane) attempt(batch []*Message, line string, wait bool) (string, error) {
-	ctx, cancel := context.WithTimeout(l.router.ctx, l.router.cfg.Attempt)
+func (l *lane) attempt(batch []*Message, line string, within time.Duration, wait bool) (string, error) {
+	ctx, cancel := context.WithTimeout(l.router.ctx, within)
 	defer cancel()
 	began := time.Now()
 	l.call.build(l, batch, line)
@@ -299,7 +299,7 @@ func (l *lane) probe() {
 	defer l.setDown(false)
 	tick := time.NewTicker(cfg.Probe)
 	defer tick.Stop()
-	for {
+	for within := cfg.Attempt; ; within = min(2*within, cfg.ProbeWait) {
 		l.refuse(&l.out)
 		select {
 		case <-l.router.ctx.Done():
@@ -307,7 +307,7 @@ func (l *lane) probe() {
 		case <-tick.C:
 		}
 		l.batch = l.batch[:0]
-		if _, err := l.attempt(nil, "", false); err == nil {
+		if _, err := l.attempt(nil, "", within, false); err == nil {
 			return
 		}
 	}
