@@ -283,7 +283,11 @@ func (v *Verdict) judgePresence(records []Record, seen map[string][]sighting, gr
 			}
 			v.Sightings++
 			there := slices.ContainsFunc(r.Stays, func(x Stay) bool {
-				return x.From.Before(s.asked) && (x.To.IsZero() || x.To.After(s.told))
+				from := x.From
+				if x.Resumed {
+					from = from.Add(renewal)
+				}
+				return from.Before(s.asked) && (x.To.IsZero() || x.To.After(s.told))
 			})
 			if s.state == "offline" && (there || s.version != "" && steady) {
 				v.fault(FalseOffline, "%s was there, but offline at %s (%s)", r.Name, clock(s.asked), s.version)
@@ -298,6 +302,9 @@ func (v *Verdict) judgePresence(records []Record, seen map[string][]sighting, gr
 		}
 	}
 }
+
+// renewal is how long a gateway that stood still may take until it counts again.
+const renewal = 2 * time.Second
 
 // changed notes a change of the version of somebody who was there all the time.
 func (v *Verdict) changed(name, last string, s *sighting) {

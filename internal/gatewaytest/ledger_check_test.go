@@ -238,6 +238,7 @@ func TestAGapLeadsOverAWholeEpoch(t *testing.T) {
 func TestTheLedgerSeesFalsePresence(t *testing.T) {
 	stays := []Stay{{From: tick(0), To: tick(10)}, {From: tick(12)}}
 	long := []Stay{{From: tick(0), To: tick(10)}, {From: tick(19)}}
+	still := []Stay{{From: tick(0), To: tick(10)}, {From: tick(12), Resumed: true}}
 	told := func(at int, state, version string) sighting { return sighting{tick(at), tick(at + 1), state, version} }
 	for name, tc := range map[string]struct {
 		seen  []sighting
@@ -251,6 +252,8 @@ func TestTheLedgerSeesFalsePresence(t *testing.T) {
 		"another version":           {[]sighting{told(1, "online", "e.1"), told(13, "online", "e.3")}, stays, FalseOffline},
 		"another version's epoch":   {[]sighting{told(1, "online", "e.1"), told(13, "online", "f.1")}, stays, PresenceForgotten},
 		"before she came":           {[]sighting{told(-1, "offline", "e.2"), told(1, "online", "e.3")}, stays, ""},
+		"her gateway stood still":   {[]sighting{told(1, "online", "e.1"), told(13, "offline", "")}, still, ""},
+		"it runs on for long":       {[]sighting{told(1, "online", "e.1"), told(15, "offline", "")}, still, FalseOffline},
 		"away for long":             {[]sighting{told(1, "online", "e.1"), told(16, "offline", "e.2"), told(20, "online", "e.3")}, long, ""},
 		"back, and offline at once": {[]sighting{told(1, "online", "e.1"), told(20, "offline", "e.3")}, long, FalseOffline},
 	} {

@@ -88,6 +88,7 @@ type Ack struct {
 type Stay struct {
 	From, To time.Time
 	Gateway  string
+	Resumed  bool // on the connection of the stay before: its gateway had stood still
 }
 
 // Record is what a person wrote down.
@@ -403,7 +404,7 @@ func (v *visit) hear(f *Frame) {
 	if n := len(p.stays); p.client == v.client && p.here && f.At.Sub(v.lastHeard) > 2*v.beat {
 		// Who heard nothing for so long, although it asked, can't say that it was there.
 		p.stays[n-1].To = v.lastHeard
-		p.stays = append(p.stays, Stay{From: f.At, Gateway: p.stays[n-1].Gateway})
+		p.stays = append(p.stays, Stay{From: f.At, Gateway: p.stays[n-1].Gateway, Resumed: true})
 	}
 	v.lastHeard = f.At
 	if h, ok := hear(f, v.conn); ok {
