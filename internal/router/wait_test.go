@@ -190,10 +190,13 @@ func (c *cluster) addReplica(master *gatewaytest.RedisNode) {
 
 // An operator moves bob's slot. The call and its wait follow it, and Redis answers them again within the lane's own repeats.
 func TestWaitFollowsASlotThatMoves(t *testing.T) {
-	net := newCluster(t, gatewaytest.StartCluster(t))
+	r := gatewaytest.StartCluster(t)
+	net := newCluster(t, r)
 	a := net.gateway("a", prompt, waits(1))
 	a.send("alice", "bob", "m1", `1`).wantDoubted()
-	net.moveSlot("bob")
+	if err := r.MoveSlot(keyspace.Log(protocol.UserAddress("bob"))); err != nil {
+		t.Fatal(err)
+	}
 	if got := a.send("alice", "bob", "m2", `2`).wantCode(protocol.CodeUnknown); got.Message != doubtText {
 		t.Errorf("the first message after the move: %s", got.Message)
 	}
