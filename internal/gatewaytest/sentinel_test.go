@@ -169,7 +169,7 @@ func TestGatewaysLeaveADemotedMaster(t *testing.T) {
 		t.Error("nothing was acknowledged on the wrong server: the test shows nothing")
 	}
 	wantAllOnce(t, acked, named, bob)
-	if gaps := bob.Notes().Gaps; len(gaps) == 0 || gaps[0].Reason != "ahead" {
+	if gaps := bob.Notes().Gaps; len(gaps) != 2 || gaps[0].Reason != "history" || gaps[1].Reason != "ahead" {
 		t.Errorf("bob was told %v", gaps)
 	}
 	if a.warnings() != 1 || b.warnings() != 1 {

@@ -109,11 +109,29 @@ func (r *Registry) Leave(ctx context.Context) error {
 		if err := wait(g.pulsing.Load); err != nil {
 			return err
 		}
-		if _, err := r.pulseOnce(ctx, g, "-"); err != nil {
+		if err := r.sayGoodbye(ctx, g); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// sayGoodbye gives one lease back. A Redis that is just loading its data, or was
+// away for a moment, is asked again as long as ctx allows.
+func (r *Registry) sayGoodbye(ctx context.Context, g *group) error {
+	again := time.NewTicker(r.cfg.Pulse / 4)
+	defer again.Stop()
+	for {
+		_, err := r.pulseOnce(ctx, g, "-")
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-again.C:
+		}
+	}
 }
 
 func (r *Registry) removing() int {
