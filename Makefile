@@ -1,8 +1,10 @@
 # The same commands locally and in CI. `make test` installs what it needs with apt (scripts/setup).
-.PHONY: run test lint bench fuzz setup
+.PHONY: run test lint bench fuzz chaos mutants setup
 
 FUZZTIME ?= 20s
 BENCH ?= .
+FOR ?= 10m
+KILLS ?= 200
 
 run:
 	go run ./cmd/gateway
@@ -23,6 +25,14 @@ lint:
 bench:
 	@scripts/bench '$(BENCH)'
 
+# Breaks the safety rules one at a time, and wants a test to go red for each.
+mutants:
+	@scripts/mutants
+
 # go test fuzzes one target of one package at a time: every Fuzz function there is, FUZZTIME each.
 fuzz:
 	@scripts/fuzz $(FUZZTIME)
+
+# Every fault at full length, KILLS killed gateways, and a mix of faults FOR so long: make chaos FOR=30m SEED=7
+chaos:
+	@scripts/chaos '$(FOR)' "$(SEED)" '$(KILLS)'

@@ -35,6 +35,7 @@ type Config struct {
 	Limits    LimitsConfig    `embed:"" prefix:"limits." group:"Limits"`
 	Heartbeat HeartbeatConfig `embed:"" prefix:"heartbeat." group:"Life of a connection"`
 	Cluster   ClusterConfig   `embed:"" prefix:"cluster." group:"Cluster (the same on every gateway)"`
+	History   HistoryConfig   `embed:"" prefix:"history." group:"History (the same on every gateway)"`
 	Drain     DrainConfig     `embed:"" prefix:"drain." group:"Drain on SIGTERM"`
 	Log       LogConfig       `embed:"" prefix:"log." group:"Log"`
 }
@@ -47,6 +48,9 @@ type RedisConfig struct {
 	Force       bool          `negatable:"" help:"Start although maxmemory-policy lets Redis evict keys, which loses messages silently."`
 	DialTimeout time.Duration `default:"1s" help:"Time for a new connection to Redis."`
 	Timeout     time.Duration `default:"1s" help:"Deadline of one call to Redis, repeats included."`
+
+	WaitReplicas int           `default:"0" zero:"no waiting" help:"Replicas that must have a message before it is acknowledged; where they don't in time, the sender is told unknown."`
+	WaitTimeout  time.Duration `default:"150ms" help:"How long an ack waits for redis.wait-replicas."`
 }
 
 // LimitsConfig bounds what one client, and all of them together, may use.
@@ -56,6 +60,7 @@ type LimitsConfig struct {
 	MaxConnections     ConnectionLimit `default:"auto" zero:"no limit" help:"Connections at a time on this gateway; auto: what the limit of open files leaves room for."`
 	MessageRate        int             `default:"100" zero:"no limit" help:"Messages a second from one connection."`
 	ConnectionsPerUser int             `default:"5" zero:"no limit" help:"Connections of one user in the whole cluster; a further one ends the stalest."`
+	RoomsPerConnection int             `default:"500" zero:"no limit" help:"Rooms one connection may be in at a time."`
 	FrameBytes         int             `default:"65536" help:"Bytes of one frame from a client."`
 	OutboxBytes        int             `default:"262144" help:"Bytes waiting for one client before it counts as a slow consumer."`
 	OutboxFrames       int             `default:"1024" help:"Frames waiting for one client before it counts as a slow consumer."`
@@ -73,13 +78,22 @@ type HeartbeatConfig struct {
 	MaxAge          time.Duration `default:"0s" zero:"no maximum" help:"A connection this old is closed and may come back."`
 }
 
-// ClusterConfig says when a gateway counts as gone. Gateways judge each other by these, so all must have the same.
+// ClusterConfig says when a gateway counts as gone, and what is done for the others. Gateways judge each other by these, so
+// all must have the same.
 type ClusterConfig struct {
 	PulseInterval time.Duration `default:"1s" help:"How often a gateway renews its leases and checks its channels."`
 	Lease         time.Duration `default:"3s" help:"A gateway not renewed for this long is no longer counted."`
 	Quiet         time.Duration `default:"5s" help:"After Redis was away nobody is judged gone for this long."`
 	ReapAfter     time.Duration `default:"5s" help:"Time after the end of a lease before what the gateway held is removed."`
 	Grace         time.Duration `default:"5s" zero:"at once" help:"Time a user may be away before counting as offline."`
+	Heal          time.Duration `default:"10s" zero:"what Redis loses stays lost" help:"What was acknowledged this lately is stored again when Redis has lost it; up to 32 MB are kept for it."`
+}
+
+// HistoryConfig says what is kept of each log. Gateways trim the same logs, so all must have the same.
+type HistoryConfig struct {
+	Messages  int           `default:"1000" help:"Messages kept for each user, about: a log is trimmed in steps of Redis' stream nodes."`
+	Age       time.Duration `default:"168h" help:"How long a message is kept; it is taken out at most an hour later."`
+	Positions time.Duration `default:"888h" help:"How long a log's position and the cursors of devices outlive their last use."`
 }
 
 // DrainConfig says how a gateway leaves. Together they should stay below the time the service manager waits before it kills.
@@ -192,8 +206,14 @@ func (c Config) validateRelations(wrong func(name, format string, args ...any)) 
 	if cl.Quiet < cl.Lease {
 		wrong("cluster.quiet", "must be at least cluster.lease, or gateways are judged before they could renew")
 	}
+	if r := c.Redis; r.WaitReplicas > 0 && (r.WaitTimeout < time.Millisecond || r.WaitTimeout > r.Timeout/2) {
+		wrong("redis.wait-timeout", "must be 1ms to half of redis.timeout")
+	}
 	if cl.PulseInterval+c.Redis.Timeout > cl.Lease {
 		wrong("redis.timeout", "with cluster.pulse-interval must not exceed cluster.lease")
+	}
+	if c.History.Positions < c.History.Age {
+		wrong("history.positions", "must be at least history.age, or a log would be kept without its position")
 	}
 	if d.Delay+d.Window > d.Deadline {
 		wrong("drain.deadline", "must be at least drain.delay and drain.window together")

@@ -63,6 +63,9 @@ func (c RedisConfig) validate() error {
 		if c.Mode == "sentinel" || c.Mode == "cluster" || c.MasterName != "" {
 			return errors.New("redis.url: is needed for Sentinel or Cluster")
 		}
+		if c.WaitReplicas > 0 {
+			return errors.New("redis.wait-replicas: the embedded Redis has none; redis.url says where one is that has")
+		}
 		return nil
 	}
 	o, err := c.Universal()

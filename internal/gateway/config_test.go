@@ -122,6 +122,10 @@ func TestValidateNamesTheSetting(t *testing.T) {
 		"lease":                {func(c *Config) { c.Cluster.Lease = 2 * c.Cluster.PulseInterval }, "cluster.lease: must be longer"},
 		"quiet":                {func(c *Config) { c.Cluster.Quiet = time.Second }, "cluster.quiet: must be at least"},
 		"redis timeout":        {func(c *Config) { c.Redis.Timeout = time.Minute }, "redis.timeout: with"},
+		"replicas":             {func(c *Config) { c.Redis.WaitReplicas = -1 }, "redis.wait-replicas: must be >= 0"},
+		"replicas of nobody":   {func(c *Config) { c.Redis.WaitReplicas = 1 }, "redis.wait-replicas: the embedded Redis has none"},
+		"replica wait":         {func(c *Config) { c.Redis.WaitReplicas, c.Redis.WaitTimeout = 1, 501*time.Millisecond }, "redis.wait-timeout: must be 1ms to half"},
+		"no replica wait":      {func(c *Config) { c.Redis.WaitReplicas, c.Redis.WaitTimeout = 1, time.Microsecond }, "redis.wait-timeout: must be 1ms to half"},
 		"drain":                {func(c *Config) { c.Drain.Window = time.Hour }, "drain.deadline: must be at least"},
 		"frame":                {func(c *Config) { c.Limits.FrameBytes = 100 }, "limits.frame-bytes: must be 1024"},
 		"outbox":               {func(c *Config) { c.Limits.OutboxBytes = c.Limits.FrameBytes }, "limits.outbox-bytes: must be at least"},
@@ -143,7 +147,7 @@ func TestValidateNamesTheSetting(t *testing.T) {
 	}
 	cfg = DefaultConfig()
 	cfg.Limits = LimitsConfig{FrameBytes: 65536, OutboxBytes: 262144, OutboxFrames: 1, InFlight: 1}
-	cfg.Heartbeat.Silence, cfg.Heartbeat.PingAfter, cfg.Heartbeat.RegisterTimeout, cfg.Cluster.Grace, cfg.Drain.Delay = 0, 0, 0, 0, 0
+	cfg.Heartbeat.Silence, cfg.Heartbeat.PingAfter, cfg.Heartbeat.RegisterTimeout, cfg.Cluster.Grace, cfg.Cluster.Heal, cfg.Drain.Delay = 0, 0, 0, 0, 0, 0
 	cfg.InternalListen = ""
 	if err := cfg.Validate(); err != nil {
 		t.Errorf("0 where it has a meaning: %v", err)

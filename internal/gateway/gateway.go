@@ -100,21 +100,26 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	pc.TTL, pc.Heartbeat, pc.ConnectionsPerUser = cfg.Heartbeat.PresenceTTL, cfg.Heartbeat.Interval, cfg.Limits.ConnectionsPerUser
 	pc.Pulse, pc.Lease, pc.Quiet = cfg.Cluster.PulseInterval, cfg.Cluster.Lease, cfg.Cluster.Quiet
 	pc.ReapAfter, pc.Grace, pc.Timeout = cfg.Cluster.ReapAfter, cfg.Cluster.Grace, cfg.Redis.Timeout
+	pc.LogTTL = cfg.History.Positions
 	pc.Each = handler.Each(g.manager)
 	pc.OnVerdict = func(v presence.Verdict) { handler.Judged(g.manager, v, cfg.Cluster.ReapAfter) }
 	pc.Snapshot = g.snapshot
 	pc.OnPulse = func(group int, number uint64, line string) { g.router.Pulsed(group, number, line) }
 	pc.OnSilence = func(group int) { g.router.Silent(group) }
-	pc.OnLog = func(u protocol.UserID, at protocol.Position) { g.router.Stands(protocol.UserAddress(u), at) }
+	pc.OnLog = func(a protocol.Address, at protocol.Position) { g.router.Stands(a, at) }
 	g.registry = presence.New(b.client, pc)
 
 	hc := history.DefaultConfig()
-	hc.Layout, hc.Timeout = b.layout, cfg.Redis.Timeout
+	hc.Layout, hc.Timeout, hc.LogTTL = b.layout, cfg.Redis.Timeout, cfg.History.Positions
 	g.history = history.New(b.client, hc)
 
 	rc := router.DefaultConfig()
 	rc.Gateway, rc.Layout, rc.Log, rc.History = id, b.layout, log, g.history
+	rc.WaitReplicas, rc.WaitTimeout = cfg.Redis.WaitReplicas, cfg.Redis.WaitTimeout
+	rc.HealFor = cfg.Cluster.Heal
+	rc.ProbeWait = cfg.Redis.DialTimeout + cfg.Redis.Timeout
 	rc.Starved = 4 * cfg.Cluster.PulseInterval
+	rc.Kept, rc.Retention, rc.LogTTL = cfg.History.Messages, cfg.History.Age, cfg.History.Positions
 	rc.OnKick = func(k protocol.Kick) { handler.Kicked(g.manager, k) }
 	g.router = router.New(b.client, b.lanes, g.registry, rc)
 
@@ -134,7 +139,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 		Gateway: id, Log: log, Anonymous: cfg.Anonymous(), Origins: origins,
 		HeartbeatInterval: cfg.Heartbeat.Interval, PresenceTTL: cfg.Heartbeat.PresenceTTL,
 		MaxFrameBytes: int64(cfg.Limits.FrameBytes), MessageRate: cfg.Limits.MessageRate,
-		MaxBadFrames: 64, ReapedSpread: cfg.Cluster.ReapAfter, RegisterWait: 3 * time.Second,
+		MaxRooms: cfg.Limits.RoomsPerConnection, MaxBadFrames: 64, ReapedSpread: cfg.Cluster.ReapAfter, RegisterWait: 3 * time.Second,
 		CursorWindow: pc.RefreshWindow, History: g.history,
 	}, g.conns, g.manager, g.registry, g.router, g.admission)
 
@@ -192,6 +197,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 			}
 		})
 	}
+	start("redis", g.backend.watch)
 	start("presence", g.registry.Run)
 	start("router", g.router.Run)
 	start("connections", g.manager.Run)

@@ -28,6 +28,7 @@ type figures struct {
 	presence  presence.Stats
 	handler   handler.Stats
 	admission handler.AdmissionStats
+	strays    uint64 // connections to Redis
 }
 
 type metric struct {
@@ -48,6 +49,7 @@ var metrics = []metric{
 	gauge("connections", "Open connections.", func(f *figures) float64 { return float64(f.Connections) }),
 	gauge("registered_connections", "Connections the registry holds for this gateway.", func(f *figures) float64 { return float64(f.presence.Held) }),
 	gauge("users", "Users with a connection here.", func(f *figures) float64 { return float64(f.Users) }),
+	gauge("rooms", "Rooms with members here.", func(f *figures) float64 { return float64(f.presence.HeldAddresses) }),
 	gauge("connection_writers", "Connections whose socket takes no more at the moment.", func(f *figures) float64 { return float64(f.Writers) }),
 	gauge("send_pending", "Messages waiting in the lanes.", func(f *figures) float64 { return float64(f.router.Pending) }),
 	counter("connections_accepted_total", "Connections upgraded.", func(f *figures) float64 { return float64(f.Added) }),
@@ -64,9 +66,17 @@ var metrics = []metric{
 	counter("unreadable_envelopes_total", "Envelopes of another version, or cut.", func(f *figures) float64 { return float64(f.router.Unreadable) }),
 	counter("missed_publishes_total", "Publishes that never arrived, by the channel's numbers.", func(f *figures) float64 { return float64(f.router.MissedPublishes) }),
 	counter("feed_holes_total", "Offsets that were skipped by what arrived.", func(f *figures) float64 { return float64(f.router.Holes) }),
+	counter("feed_repairs_total", "Feeds that read their log because something was missing.", func(f *figures) float64 { return float64(f.router.Repairs) }),
+	counter("channel_checks_total", "Times all feeds of a channel were compared with their logs.", func(f *figures) float64 { return float64(f.router.Checks) }),
+	counter("log_reads_total", "Pages of logs that were read.", func(f *figures) float64 { return float64(f.router.Reads) }),
+	counter("gaps_total", "Gap frames sent to connected clients.", func(f *figures) float64 { return float64(f.router.Gaps) }),
+	counter("healed_messages_total", "Acknowledged messages sent again because Redis told another history.", func(f *figures) float64 { return float64(f.router.Healed) }),
+	counter("unhealable_chunks_total", "Parts of 64 KB of acknowledged messages that were forgotten early, for want of room.", func(f *figures) float64 { return float64(f.router.Unhealable) }),
+	counter("held_readers_total", "Messages whose reader was held because their lane had too much to do.", func(f *figures) float64 { return float64(f.router.Held) }),
 	counter("subscriptions_total", "Subscriptions made, also anew.", func(f *figures) float64 { return float64(f.router.Subscriptions) }),
 	counter("send_calls_total", "Calls of the send script.", func(f *figures) float64 { return float64(f.router.Calls) }),
 	counter("send_failed_calls_total", "Batches that Redis did not answer.", func(f *figures) float64 { return float64(f.router.FailedCalls) }),
+	counter("redis_stray_connections_total", "Connections to Redis dropped because the Sentinels name another master.", func(f *figures) float64 { return float64(f.strays) }),
 	counter("presence_registered_total", "Connections entered in the registry.", func(f *figures) float64 { return float64(f.presence.Registered) }),
 	counter("presence_refreshed_total", "Presence entries refreshed.", func(f *figures) float64 { return float64(f.presence.Refreshed) }),
 	counter("presence_removed_total", "Connections taken out of the registry.", func(f *figures) float64 { return float64(f.presence.Removed) }),
@@ -98,7 +108,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	g := c.g
-	f := figures{g.manager.Stats(), g.router.Stats(), g.registry.Stats(), g.handler.Stats(), g.admission.Stats()}
+	f := figures{g.manager.Stats(), g.router.Stats(), g.registry.Stats(), g.handler.Stats(), g.admission.Stats(), g.backend.strays()}
 	for _, m := range metrics {
 		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(&f))
 	}
@@ -108,7 +118,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	r := &f.router
 	for status, n := range map[string]uint64{
 		"routed": r.Routed, "stored": r.Stored, "ephemeral": r.Ephemeral, "dropped": r.Dropped, "conflict": r.Conflicts,
-		"unavailable": r.RefusedUnavailable, "overloaded": r.RefusedOverloaded,
+		"unavailable": r.RefusedUnavailable, "overloaded": r.RefusedOverloaded, "unconfirmed": r.Unconfirmed,
 	} {
 		labelled(messagesDesc, status, n)
 	}

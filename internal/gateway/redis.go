@@ -27,9 +27,34 @@ type backend struct {
 	lanes  redis.UniversalClient // sends; never retries by itself
 	layout keyspace.Layout
 	kind   string // embedded, standalone, sentinel or cluster, for /stats
+
+	sentinels *sentinels // nil where there are none
 }
 
-func (b *backend) close() error { return errors.Join(b.client.Close(), b.lanes.Close()) }
+func (b *backend) close() error {
+	err := errors.Join(b.client.Close(), b.lanes.Close())
+	if b.sentinels != nil {
+		b.sentinels.close()
+	}
+	return err
+}
+
+// watch keeps both clients on the master, where that may change, until ctx ends.
+func (b *backend) watch(ctx context.Context) error {
+	if b.sentinels == nil {
+		return nil
+	}
+	return b.sentinels.watch(ctx)
+}
+
+// strays is how many connections were dropped because they led to a server that is
+// not the master any more.
+func (b *backend) strays() uint64 {
+	if b.sentinels == nil {
+		return 0
+	}
+	return b.sentinels.dropped.Load()
+}
 
 // embedded is a Redis inside this process: for a first run, for `dev`, not for
 // messages anybody wants to keep.
@@ -75,7 +100,7 @@ func (e *embedded) connect(cfg RedisConfig) *backend {
 		DialTimeout:           cfg.DialTimeout, ReadTimeout: cfg.Timeout, WriteTimeout: cfg.Timeout,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
-	b := clients(options)
+	b := clients(options, nil)
 	b.kind = "embedded"
 	return b
 }
@@ -84,7 +109,14 @@ func (e *embedded) connect(cfg RedisConfig) *backend {
 const lanePool = 4096
 
 // clients makes the clients for the options.
-func clients(o *redis.UniversalOptions) *backend {
+func clients(o *redis.UniversalOptions, log *slog.Logger) *backend {
+	b := &backend{layout: keyspace.Layout{Sharded: o.IsClusterMode}, kind: "standalone"}
+	switch {
+	case o.IsClusterMode:
+		b.kind = "cluster"
+	case o.MasterName != "":
+		b.kind, b.sentinels = "sentinel", newSentinels(o, log)
+	}
 	general, lanes := *o, *o
 	general.MaxRetries = 1
 	lanes.MaxRetries, lanes.DialerRetries = -1, 1
@@ -93,15 +125,6 @@ func clients(o *redis.UniversalOptions) *backend {
 	// itself, once a second, and a lane that probes ten times a second would hear
 	// late that Redis is back.
 	lanes.PoolSize = lanePool
-	b := &backend{layout: keyspace.Layout{Sharded: o.IsClusterMode}}
-	if o.IsClusterMode {
-		b.kind = "cluster"
-	} else {
-		b.kind = "standalone"
-		if o.MasterName != "" {
-			b.kind = "sentinel"
-		}
-	}
 	b.client, b.lanes = redis.NewUniversalClient(&general), redis.NewUniversalClient(&lanes)
 	return b
 }
@@ -117,7 +140,7 @@ func connect(ctx context.Context, cfg RedisConfig, log *slog.Logger) (*backend, 
 	if err := discover(ctx, cfg, o); err != nil {
 		return nil, fmt.Errorf("%w: redis: %w", ErrDependency, err)
 	}
-	b := clients(o)
+	b := clients(o, log)
 	if err := b.check(ctx, cfg, log); err != nil {
 		_ = b.close()
 		return nil, fmt.Errorf("%w: redis: %w", ErrDependency, err)
@@ -151,7 +174,7 @@ func discover(ctx context.Context, cfg RedisConfig, o *redis.UniversalOptions) e
 
 func discoverAt(ctx context.Context, cfg RedisConfig, o *redis.UniversalOptions, addr string) error {
 	one := o.Simple()
-	one.Addr, one.DB, one.MaxRetries = addr, 0, -1
+	one.Addr, one.DB, one.MaxRetries, one.DisableIdentity = addr, 0, -1, true
 	sentinel := cfg.sentinel()
 	if sentinel {
 		one.Username, one.Password = o.SentinelUsername, o.SentinelPassword
@@ -199,11 +222,8 @@ func onlyMaster(ctx context.Context, o *redis.Options) (string, error) {
 	if fields, ok := masters[0].(map[any]any); ok {
 		return fmt.Sprint(fields["name"]), nil
 	}
-	fields, _ := masters[0].([]any)
-	for i := 0; i+1 < len(fields); i += 2 {
-		if fields[i] == "name" {
-			return fmt.Sprint(fields[i+1]), nil
-		}
+	if name := pairs(masters[0])["name"]; name != "" {
+		return name, nil
 	}
 	return "", fmt.Errorf("%s: sentinel masters: unexpected answer", o.Addr)
 }
@@ -243,6 +263,24 @@ func checkServer(ctx context.Context, c redis.Cmdable, cfg RedisConfig, log *slo
 				"set it to noeviction, or start with --redis.force", policy)
 		}
 		log.Warn("redis may evict keys, which loses messages silently", "policy", policy)
+	}
+	return warnOfMissingReplicas(ctx, c, cfg, log)
+}
+
+// warnOfMissingReplicas says at start what every sender would hear. It is no reason
+// to stay away: a replica may be on its way back, and messages are stored and
+// delivered meanwhile.
+func warnOfMissingReplicas(ctx context.Context, c redis.Cmdable, cfg RedisConfig, log *slog.Logger) error {
+	if cfg.WaitReplicas == 0 {
+		return nil
+	}
+	info, err := c.Info(ctx, "replication").Result()
+	if err != nil {
+		return err
+	}
+	if n, _ := strconv.Atoi(infoField(info, "connected_slaves")); n < cfg.WaitReplicas {
+		log.Warn("redis has fewer replicas than redis.wait-replicas: until it has them nothing is acknowledged",
+			"replicas", n, "want", cfg.WaitReplicas)
 	}
 	return nil
 }

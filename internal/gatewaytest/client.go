@@ -75,8 +75,10 @@ type Notes struct {
 }
 
 // Dial opens a WebSocket. It says nothing yet. A refusal before the upgrade is a *Refused.
-func Dial(url string, header http.Header) (*Client, error) {
-	dialer := websocket.Dialer{HandshakeTimeout: 2 * Deadline, Subprotocols: []string{"chatgate.v1.json"}, ReadBufferSize: 1024, WriteBufferSize: 1024}
+func Dial(url string, header http.Header) (*Client, error) { return dial(url, header, 2*Deadline) }
+
+func dial(url string, header http.Header, within time.Duration) (*Client, error) {
+	dialer := websocket.Dialer{HandshakeTimeout: within, Subprotocols: []string{"chatgate.v1.json"}, ReadBufferSize: 1024, WriteBufferSize: 1024}
 	conn, response, err := dialer.Dial(url, header)
 	if err != nil {
 		if response != nil {
@@ -240,6 +242,16 @@ func (c *Client) Cut() {
 	c.Thaw()
 	c.conn.Close()
 	<-c.done
+}
+
+// drain hands over the frames that came since the last call and forgets them: for who keeps a record of its own. Nothing
+// more comes once ended is true; until then changed is closed when there is something new.
+func (c *Client) drain() (frames []Frame, ended bool, changed <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	frames, c.all = c.all, nil
+	clear(c.queues)
+	return frames, c.ended != nil, c.changed
 }
 
 // Notes returns what the client did and saw so far.

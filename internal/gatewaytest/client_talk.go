@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -53,26 +54,17 @@ func (c *Client) Register(user string, fields ...any) (Frame, error) {
 func (c *Client) Position() (epoch string, offset uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, f := range c.all {
-		switch f.Type {
-		case "registered", "message":
-			if f.Epoch != "" {
-				epoch, offset = f.Epoch, f.Offset
-			}
-		case "gap":
-			var next struct {
-				Epoch  string
-				Offset uint64
-			}
-			if f.Room == "" && json.Unmarshal(f.Next, &next) == nil {
-				epoch, offset = next.Epoch, next.Offset
-			}
+	var in inbox
+	for i := range c.all {
+		if h, ok := hear(&c.all[i], 1); ok {
+			in.take(&h)
 		}
 	}
-	return epoch, offset
+	return in.at.Epoch, in.at.Offset
 }
 
-// Send sends a message to a user and doesn't wait. An empty id is replaced by one that is unique for this client.
+// Send sends a message to a user, or to a room as room:NAME, and doesn't wait. An empty id is replaced by one that is unique for
+// this client.
 func (c *Client) Send(to string, content any, id string, fields ...any) (string, error) {
 	raw, ok := content.(json.RawMessage)
 	if !ok {
@@ -89,9 +81,23 @@ func (c *Client) Send(to string, content any, id string, fields ...any) (string,
 			id = id[len(id)-64:]
 		}
 	}
-	c.sent = append(c.sent, Sent{ID: id, To: to, Content: string(raw), At: time.Now()})
+	m := Sent{ID: id, Content: string(raw), At: time.Now()}
+	if room, ok := strings.CutPrefix(to, "room:"); ok {
+		m.Room = room
+	} else {
+		m.To = to
+	}
+	c.sent = append(c.sent, m)
 	c.mu.Unlock()
-	return id, c.Write(object("message", append([]any{"id", id, "to", to, "content", raw}, fields...)))
+	return id, c.Write(object("message", append(m.fields(), fields...)))
+}
+
+// fields are those of the frame a message is sent by.
+func (m Sent) fields() []any {
+	if m.Room != "" {
+		return []any{"id", m.ID, "room", m.Room, "content", json.RawMessage(m.Content)}
+	}
+	return []any{"id", m.ID, "to", m.To, "content", json.RawMessage(m.Content)}
 }
 
 // Ack takes the answer to a message, an ack or an error, whatever came before and after it.
@@ -141,19 +147,30 @@ func (c *Client) Repeat(id string) error {
 	}
 	m := c.sent[i]
 	c.mu.Unlock()
-	return c.Write(object("message", []any{"id", m.ID, "to", m.To, "content", json.RawMessage(m.Content)}))
+	return c.Write(object("message", m.fields()))
 }
 
 // Next takes the next frame of a type that was not taken yet.
 func (c *Client) Next(kind string, within time.Duration) (Frame, error) {
+	return c.NextOf(kind, within, func(Frame) bool { return true })
+}
+
+// NextOf takes the next frame of a type that fits and was not taken yet; those before it stay.
+func (c *Client) NextOf(kind string, within time.Duration, fits func(Frame) bool) (Frame, error) {
 	var found Frame
 	err := c.wait(within, kind, func() bool {
-		queue := c.queues[kind]
-		if len(queue) == 0 {
-			return false
+		for i, at := range c.queues[kind] {
+			if fits(c.all[at]) {
+				found = c.all[at]
+				if rest := c.queues[kind][i+1:]; i == 0 {
+					c.queues[kind] = rest
+				} else {
+					c.queues[kind] = slices.Concat(c.queues[kind][:i], rest)
+				}
+				return true
+			}
 		}
-		found, c.queues[kind] = c.all[queue[0]], queue[1:]
-		return true
+		return false
 	})
 	if err != nil {
 		// An error frame that nobody waits for usually says why.

@@ -60,7 +60,7 @@ func (w *model) fault(t *rapid.T) {
 	case "mute":
 		w.did("redis mute")
 		w.muted = true
-		w.must(w.acl("-publish", "-spublish"))
+		w.must(w.redis.Mute())
 	case "roll":
 		w.did("another history line")
 		w.must(w.anotherLine(false))
@@ -158,10 +158,6 @@ func (w *model) repairAll() {
 	w.repairGateways()
 }
 
-func (w *modelCluster) acl(rules ...any) error {
-	return (&scene{redis: w.redis}).acl(rules...)
-}
-
 func (w *model) unmute() error {
 	w.muted = false
 	// A subscription that brought nothing for four pulses is made anew, which takes up to another half second.
@@ -169,7 +165,7 @@ func (w *model) unmute() error {
 	if w.redis.Kind == Cluster {
 		w.shaky = time.Now().Add(8 * time.Second)
 	}
-	return w.acl("+publish", "+spublish")
+	return w.redis.Unmute()
 }
 
 // flush deletes everything in Redis.

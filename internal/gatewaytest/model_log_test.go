@@ -172,11 +172,11 @@ func (l *modelLife) resume(at modelPosition) (start uint64, gaps []modelGap) {
 	}
 	present, end := era == len(l.eras)-1, l.reach(era)
 	start = min(at.Offset, end)
-	switch {
-	case at.Offset > end:
-		gaps = append(gaps, modelGap{at.Epoch, end + 1, at.Offset, "ahead", l.at(start)})
-	case !present:
+	if !present {
 		gaps = append(gaps, modelGap{at.Epoch, end + 1, 0, "history", l.at(start)})
+	}
+	if at.Offset > end {
+		gaps = append(gaps, modelGap{at.Epoch, end + 1, at.Offset, "ahead", l.at(start)})
 	}
 	trim(true)
 	return start, gaps

@@ -69,6 +69,16 @@ func StartCluster(t testing.TB, args ...string) *Redis {
 	return StartKind(t, Cluster, args...)
 }
 
+// StartClusterWithReplicas starts three masters with a replica each, which takes over when its master is dead for 2 s.
+func StartClusterWithReplicas(t testing.TB, args ...string) *Redis {
+	t.Helper()
+	r, err := startCluster(t, Need(t, "cluster"), true, args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 // StartSentinel starts a master with two replicas, watched by three sentinels.
 func StartSentinel(t testing.TB, args ...string) *Redis {
 	t.Helper()
@@ -89,7 +99,7 @@ func startKind(t testing.TB, o owner, kind Kind, args []string) (*Redis, error) 
 	case Standalone:
 		return startStandalone(o, Need(t, "redis"), args)
 	case Cluster:
-		return startCluster(o, Need(t, "cluster"), args)
+		return startCluster(o, Need(t, "cluster"), false, args)
 	case Sentinel:
 		return startSentinel(o, Need(t, "sentinel"), args)
 	}
@@ -209,6 +219,19 @@ func (r *Redis) Masters() ([]*RedisNode, error) {
 			return nil, fmt.Errorf("the sentinels name an unknown master, %s", addr)
 		}
 		return r.Nodes[i : i+1], nil
+	case Cluster:
+		var masters []*RedisNode
+		for _, n := range r.Nodes {
+			if !n.Running() {
+				continue
+			}
+			if info, err := n.info("replication"); err != nil {
+				return nil, err
+			} else if info["role"] == "master" {
+				masters = append(masters, n)
+			}
+		}
+		return masters, nil
 	default:
 		return r.Nodes, nil
 	}
@@ -270,6 +293,26 @@ func (r *Redis) each(do func(*Process)) error {
 	return nil
 }
 
+// Mute takes away everybody's right to publish, until Unmute: messages are stored, and nobody hears of them.
+func (r *Redis) Mute() error { return r.acl("-publish", "-spublish") }
+
+// Unmute gives it back.
+func (r *Redis) Unmute() error { return r.acl("+publish", "+spublish") }
+
+func (r *Redis) acl(rules ...any) error {
+	return r.DoAll(append([]any{"ACL", "SETUSER", "default"}, rules...)...)
+}
+
+// DoAll runs one command on each server with data.
+func (r *Redis) DoAll(args ...any) error {
+	for _, n := range r.Nodes {
+		if _, err := n.Do(args...); err != nil {
+			return fmt.Errorf("%v on %s: %w", args, n.Addr, err)
+		}
+	}
+	return nil
+}
+
 // WaitReady returns when this Redis takes writes.
 func (r *Redis) WaitReady(within time.Duration) error {
 	err := Poll(within, func() error {
@@ -295,6 +338,37 @@ func (r *Redis) WaitReady(within time.Duration) error {
 		return fmt.Errorf("redis %s: %w", r.Kind, err)
 	}
 	return nil
+}
+
+// quietUntil returns the end of the last quiet time that pulses asked for in any group (docs/redis-model.md, key line); zero:
+// there was none.
+func (r *Redis) quietUntil() (time.Time, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), callDeadline)
+	defer cancel()
+	var last int64
+	look := func(ctx context.Context, c redis.Cmdable) error {
+		keys := c.Scan(ctx, 0, "cg:*:line", 1000).Iterator()
+		for keys.Next(ctx) {
+			quiet, err := c.HGet(ctx, keys.Val(), "quiet").Int64()
+			if err != nil && !errors.Is(err, redis.Nil) {
+				return err
+			}
+			last = max(last, quiet)
+		}
+		return keys.Err()
+	}
+	var err error
+	if r.Kind == Cluster {
+		for _, n := range r.Nodes {
+			err = errors.Join(err, look(ctx, n.client))
+		}
+	} else {
+		err = look(ctx, r.client)
+	}
+	if last == 0 {
+		return time.Time{}, err
+	}
+	return time.UnixMilli(last), err
 }
 
 // Reset brings a Redis back to what a new test expects: everything running, everything empty.

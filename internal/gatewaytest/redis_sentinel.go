@@ -217,3 +217,27 @@ func (r *Redis) WaitFailover(before string, within time.Duration) (string, error
 	}
 	return master, r.WaitReady(within)
 }
+
+// Name makes sentinels name any server as the master, by hand: they forget what they watched, and watch that server. No server
+// is told anything, so a master that was there stays one, and keeps its clients. An empty addr: they only forget.
+func (r *Redis) Name(addr string, sentinels ...*RedisNode) error {
+	for _, n := range sentinels {
+		// Unknown already: it was told to forget before.
+		if _, err := n.Do("SENTINEL", "REMOVE", masterName); err != nil && !strings.Contains(err.Error(), "No such master") {
+			return err
+		}
+	}
+	if addr == "" {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return err
+	}
+	for _, n := range sentinels {
+		if _, err := n.Do("SENTINEL", "MONITOR", masterName, host, port, 2); err != nil {
+			return err
+		}
+	}
+	return nil
+}

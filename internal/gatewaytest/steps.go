@@ -47,6 +47,8 @@ var steps = map[string]func(*scene, *args) error{
 	"closed":    (*scene).closed,
 	"connected": (*scene).connected,
 	"ignore":    (*scene).ignore,
+	"join":      (*scene).join,
+	"leave":     (*scene).leave,
 	// What clients say and hear.
 	"send":      (*scene).send,
 	"expect":    (*scene).expect,
@@ -68,32 +70,21 @@ func (s *scene) redisDo(a *args) error {
 	if err := errors.Join(err, a.done()); err != nil {
 		return err
 	}
-	do := map[string]func() error{"pause": s.redis.Pause, "resume": s.redis.Resume, "kill": s.redis.Kill, "restart": s.redis.Restart, "mute": s.mute, "unmute": s.unmute}[what]
+	do := map[string]func() error{"pause": s.redis.Pause, "resume": s.redis.Resume, "kill": s.redis.Kill, "restart": s.redis.Restart, "mute": s.mute, "unmute": s.redis.Unmute}[what]
 	if do == nil {
 		return fmt.Errorf("redis can't %s", what)
 	}
 	return do()
 }
 
-// mute takes away everybody's right to publish, until unmute or the end: messages are stored, and nobody hears of them.
+// mute is Redis.Mute, until the end at the latest.
 func (s *scene) mute() error {
 	s.t.Cleanup(func() {
-		if err := s.unmute(); err != nil {
+		if err := s.redis.Unmute(); err != nil {
 			s.t.Errorf("redis stays mute: %v", err)
 		}
 	})
-	return s.acl("-publish", "-spublish")
-}
-
-func (s *scene) unmute() error { return s.acl("+publish", "+spublish") }
-
-func (s *scene) acl(rules ...any) error {
-	for _, n := range s.redis.Nodes {
-		if _, err := n.Do(append([]any{"ACL", "SETUSER", "default"}, rules...)...); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.redis.Mute()
 }
 
 // nothingLeft complains about messages and errors that the transcript did not expect: a duplicate is one too many.

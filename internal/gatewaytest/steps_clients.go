@@ -30,7 +30,7 @@ func (s *scene) client(a *args) (*Client, error) {
 	return c, nil
 }
 
-// connect a alice [as=tab] [device=phone] [meta={…}] [error CODE]: a client registers. It is called like its user, or as
+// connect a alice [as=tab] [device=phone] [meta={…}] [resume={…}] [rooms={…}] [error CODE]: a client registers. It is called like its user, or as
 // said. When a client has that name already, the older one is called tab.1, tab.2 and so on from now on.
 func (s *scene) connect(a *args) error {
 	refused := a.after("error")
@@ -41,8 +41,10 @@ func (s *scene) connect(a *args) error {
 	if meta, ok := a.option("meta"); ok {
 		fields = append(fields, "meta", json.RawMessage(meta))
 	}
-	if resume, ok := a.option("resume"); ok {
-		fields = append(fields, "resume", json.RawMessage(resume))
+	for _, name := range []string{"resume", "rooms"} {
+		if value, ok := a.option(name); ok {
+			fields = append(fields, name, json.RawMessage(value))
+		}
 	}
 	name, named := a.option("as")
 	g, err1 := s.gateway(a)
@@ -65,6 +67,49 @@ func (s *scene) connect(a *args) error {
 		return err
 	}
 	return wantError(c, refused, Deadline)
+}
+
+// join alice lobby [resume={…}] [offset 2] [recovered false] | [error CODE]: alice enters a room, and is told so.
+func (s *scene) join(a *args) error {
+	c, err1 := s.client(a)
+	room, err2 := a.next("the room")
+	resume, resumes := a.option("resume")
+	offset, recovered, refused := a.after("offset"), a.after("recovered"), a.after("error")
+	if err := errors.Join(err1, err2, a.done()); err != nil {
+		return err
+	}
+	fields := []any{"room", room}
+	if resumes {
+		fields = append(fields, "resume", json.RawMessage(resume))
+	}
+	if err := c.Write(object("join", fields)); err != nil {
+		return err
+	}
+	if refused != "" {
+		return wantError(c, refused, Deadline)
+	}
+	f, err := c.Next("joined", Deadline)
+	if err == nil && (f.Room != room || offset != "" && strconv.FormatUint(f.Offset, 10) != offset || recovered != "" && strconv.FormatBool(f.Recovered) != recovered) {
+		err = fmt.Errorf("%s: got %v, want room %s, offset %s, recovered %s", c.Name, f, room, offset, recovered)
+	}
+	return err
+}
+
+// leave alice lobby: alice leaves a room, and is told so.
+func (s *scene) leave(a *args) error {
+	c, err1 := s.client(a)
+	room, err2 := a.next("the room")
+	if err := errors.Join(err1, err2, a.done()); err != nil {
+		return err
+	}
+	if err := c.Write(object("leave", []any{"room", room})); err != nil {
+		return err
+	}
+	f, err := c.Next("left", Deadline)
+	if err == nil && f.Room != room {
+		err = fmt.Errorf("%s: left %v, want room %s", c.Name, f, room)
+	}
+	return err
 }
 
 // received bob: this device has kept everything up to the last position it knows.

@@ -55,18 +55,21 @@ func (s *scene) send(a *args) error {
 		got("devices", strconv.Itoa(answer.DeviceCount()), devices), got("offset", strconv.FormatUint(answer.Offset, 10), offset))
 }
 
-// expect bob "hi" [from alice] [offset 1] [within 3s]: this is the next message that bob gets.
+// expect bob "hi" [from alice] [offset 1] [room lobby] [within 3s]: this is the next message that bob gets.
 func (s *scene) expect(a *args) error {
 	within, err1 := a.duration("within", Deadline)
 	c, err2 := s.client(a)
 	content, err3 := a.next("the content")
-	from, offset := a.after("from"), a.after("offset")
+	from, offset, room := a.after("from"), a.after("offset"), a.after("room")
 	if err := errors.Join(err1, err2, err3, a.done()); err != nil {
 		return err
 	}
 	f, err := c.Next("message", within)
 	if err != nil {
 		return err
+	}
+	if f.Room != room {
+		return fmt.Errorf("%s got %v, want a message of room %q", c.Name, f, room)
 	}
 	if !sameJSON(f.Content, []byte(content)) {
 		return fmt.Errorf("%s got %v, want the content %s", c.Name, f, content)
@@ -123,14 +126,15 @@ func (s *scene) heartbeat(a *args) error {
 	})
 }
 
-// presence alice bob online [devices 1] [version same | other] [within 3s | for 3s]: what alice is told of bob, asked until
-// it is so, or held to be so at every answer for as long as said.
+// presence alice bob online [devices 1] [version same | other] [within 3s [calm] | for 3s]: what alice is told of bob, asked
+// until it is so, or held to be so at every answer for as long as said. Calm: the time doesn't run in quiet time, in which
+// nobody is judged; a machine that is too busy for a pulse every 1.5 s has such times.
 func (s *scene) presence(a *args) error {
 	within, err1 := a.duration("within", Deadline)
 	during, err2 := a.duration("for", 0)
 	c, err3 := s.client(a)
 	user, want, err4 := a.two("the user", "the state")
-	devices, version := a.after("devices"), a.after("version")
+	devices, version, calm := a.after("devices"), a.after("version"), a.word("calm")
 	if !slices.Contains([]string{"", "same", "other"}, version) {
 		return fmt.Errorf("a version can be the same or other than at the last step, not %s", version)
 	}
@@ -157,7 +161,7 @@ func (s *scene) presence(a *args) error {
 		return nil
 	}
 	if during == 0 {
-		return Poll(within, look)
+		return s.whenCalm(calm, within, look)
 	}
 	end := time.Now().Add(during)
 	for {
@@ -168,6 +172,22 @@ func (s *scene) presence(a *args) error {
 			return nil
 		}
 		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// whenCalm polls; with calm the time begins again at the end of each quiet time there was.
+func (s *scene) whenCalm(calm bool, within time.Duration, look func() error) error {
+	began := time.Now()
+	for {
+		err := Poll(time.Until(began)+within, look)
+		if err == nil || !calm {
+			return err
+		}
+		quiet, quietErr := s.redis.quietUntil()
+		if quietErr != nil || !quiet.After(began) {
+			return errors.Join(err, quietErr)
+		}
+		began = quiet
 	}
 }
 
@@ -205,7 +225,8 @@ func wantError(c *Client, code string, within time.Duration) error {
 	return err
 }
 
-// frame alice registered [recovered=false …] [within 3s]: the next frame of a type, with these fields.
+// frame alice registered [recovered=false …] [within 3s]: the next frame of a type, with these fields. What is about a room, and what
+// is not, come in no particular order: with room=lobby it is the next one of that room.
 func (s *scene) frame(a *args) error {
 	within, err1 := a.duration("within", Deadline)
 	c, err2 := s.client(a)
@@ -213,7 +234,13 @@ func (s *scene) frame(a *args) error {
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
-	f, err := c.Next(kind, within)
+	room, ofRoom := "", false
+	for _, word := range a.rest {
+		if name, ok := strings.CutPrefix(word, "room="); ok {
+			room, ofRoom = name, true
+		}
+	}
+	f, err := c.NextOf(kind, within, func(f Frame) bool { return !ofRoom || f.Room == room })
 	if err != nil {
 		return err
 	}

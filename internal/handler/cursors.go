@@ -22,8 +22,9 @@ type cursors struct {
 type words struct{ furthest, last history.Cursor }
 
 type device struct {
-	user protocol.UserID
-	id   protocol.DeviceID
+	address protocol.Address
+	user    protocol.UserID
+	id      protocol.DeviceID
 }
 
 func (c *cursors) note(x history.Cursor) {
@@ -32,7 +33,7 @@ func (c *cursors) note(x history.Cursor) {
 	if c.pending == nil {
 		c.pending = make(map[device]words)
 	}
-	k := device{x.User, x.Device}
+	k := device{x.Address, x.User, x.Device}
 	w := c.pending[k]
 	if w.furthest.At.Epoch != x.At.Epoch || w.furthest.At.Offset <= x.At.Offset {
 		w.furthest = x

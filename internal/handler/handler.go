@@ -35,6 +35,8 @@ type Config struct {
 	// MessageRate is the frames a second one connection may send to others, with
 	// bursts of as many; 0 is no limit.
 	MessageRate int
+	// MaxRooms is how many rooms one connection may be in; 0 is no limit.
+	MaxRooms int
 	// MaxBadFrames in a row end a connection.
 	MaxBadFrames int
 	// ReapedSpread is the time over which connections are closed that were reaped

@@ -74,7 +74,7 @@ func newGateway(t *testing.T, r *gatewaytest.Redis, tune ...func(*settings)) *ga
 	s := settings{
 		handler: Config{
 			Gateway: g.id, Log: log, Anonymous: true, HeartbeatInterval: 30 * time.Second, PresenceTTL: 90 * time.Second,
-			MaxFrameBytes: 64 << 10, MaxBadFrames: 64, ReapedSpread: time.Second, RegisterWait: time.Second,
+			MaxFrameBytes: 64 << 10, MaxRooms: 500, MaxBadFrames: 64, ReapedSpread: time.Second, RegisterWait: time.Second,
 			CursorWindow: 20 * time.Millisecond,
 		},
 		conns: connection.DefaultConfig(), registry: presence.DefaultConfig(), router: router.DefaultConfig(),
@@ -95,7 +95,7 @@ func newGateway(t *testing.T, r *gatewaytest.Redis, tune ...func(*settings)) *ga
 	g.manager = connection.NewManager(&g.conns)
 	s.registry.OnPulse = func(group int, number uint64, line string) { g.router.Pulsed(group, number, line) }
 	s.registry.OnSilence = func(group int) { g.router.Silent(group) }
-	s.registry.OnLog = func(u protocol.UserID, at protocol.Position) { g.router.Stands(protocol.UserAddress(u), at) }
+	s.registry.OnLog = func(a protocol.Address, at protocol.Position) { g.router.Stands(a, at) }
 	hc := history.DefaultConfig()
 	hc.Layout = s.registry.Layout
 	s.handler.History, s.router.History = history.New(general, hc), history.New(general, hc)

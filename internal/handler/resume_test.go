@@ -28,7 +28,7 @@ func TestDeviceGoesOnBehindWhatItReceived(t *testing.T) {
 		bob.say(`{"type":"received","epoch":"foreign","offset":5}`)
 		bob.say(fmt.Sprintf(`{"type":"received","epoch":%q,"offset":3}`, epoch))
 		eventually(t, "the cursor stands at 3", func() bool {
-			at, ok, err := g.handler.history.Kept(t.Context(), "bob", "phone")
+			at, ok, err := g.handler.history.Kept(t.Context(), "u:bob", "bob", "phone")
 			return err == nil && ok && at == protocol.Position{Epoch: epoch, Offset: 3}
 		})
 		bob.say(`{"type":"register","userId":"bob"}`)
@@ -70,7 +70,7 @@ func TestGoodWordCountsBehindOneTooFar(t *testing.T) {
 		bob.say(fmt.Sprintf(`{"type":"received","epoch":%q,"offset":99}`, epoch))
 		bob.say(fmt.Sprintf(`{"type":"received","epoch":%q,"offset":3}`, epoch))
 		eventually(t, "the cursor stands at 3", func() bool {
-			at, ok, err := g.handler.history.Kept(t.Context(), "bob", "phone")
+			at, ok, err := g.handler.history.Kept(t.Context(), "u:bob", "bob", "phone")
 			return err == nil && ok && at == protocol.Position{Epoch: epoch, Offset: 3}
 		})
 	})

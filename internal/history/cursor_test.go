@@ -13,7 +13,7 @@ import (
 
 func (s *shelf) keepAt(u protocol.UserID, d protocol.DeviceID, epoch string, offset uint64, moves bool) {
 	s.t.Helper()
-	n, err := s.Keep(ctx, Cursor{User: u, Device: d, At: protocol.Position{Epoch: epoch, Offset: offset}})
+	n, err := s.Keep(ctx, Cursor{Address: protocol.UserAddress(u), User: u, Device: d, At: protocol.Position{Epoch: epoch, Offset: offset}})
 	if err != nil || (n == 1) != moves {
 		s.t.Fatalf("%s/%d: %d moved (%v), want it to move: %v", epoch, offset, n, err, moves)
 	}
@@ -21,7 +21,7 @@ func (s *shelf) keepAt(u protocol.UserID, d protocol.DeviceID, epoch string, off
 
 func (s *shelf) wantKept(u protocol.UserID, d protocol.DeviceID, epoch string, offset uint64) {
 	s.t.Helper()
-	at, ok, err := s.Kept(ctx, u, d)
+	at, ok, err := s.Kept(ctx, protocol.UserAddress(u), u, d)
 	if err != nil || ok != (epoch != "") || at != (protocol.Position{Epoch: epoch, Offset: offset}) {
 		s.t.Fatalf("%s of %s: %v %v (%v), want %s/%d", d, u, at, ok, err, epoch, offset)
 	}
@@ -109,7 +109,7 @@ func TestDevicesAreBounded(t *testing.T) {
 		}
 		s.keepAt("bob", "d0", e, 2, true)
 		s.keepAt("bob", "new", e, 1, true)
-		if n, err := s.c.HLen(ctx, keyspace.Cursors("bob")).Result(); n != 64 || err != nil {
+		if n, err := s.c.HLen(ctx, keyspace.Cursors("u:bob", "bob")).Result(); n != 64 || err != nil {
 			t.Errorf("%d devices remembered (%v), want 64", n, err)
 		}
 		s.wantKept("bob", "d0", e, 2)
@@ -127,7 +127,7 @@ func TestCursorsOfManyUsers(t *testing.T) {
 			if i%2 == 1 {
 				at.Offset = 1 // beyond the top
 			}
-			all = append(all, Cursor{User: u, Device: "phone", At: at})
+			all = append(all, Cursor{Address: protocol.UserAddress(u), User: u, Device: "phone", At: at})
 		}
 		if n, err := s.Keep(ctx, all...); n != 100 || err != nil {
 			t.Errorf("%d moved (%v), want 100", n, err)
@@ -135,6 +135,29 @@ func TestCursorsOfManyUsers(t *testing.T) {
 		if n, err := s.Keep(ctx); n != 0 || err != nil {
 			t.Errorf("nothing: %d moved (%v)", n, err)
 		}
+	})
+}
+
+// A user's device has a cursor of its own in each room, judged by the room's log; another user's device of the same name has another.
+func TestCursorsOfRooms(t *testing.T) {
+	eachRedis(t, func(t *testing.T, s *shelf) {
+		s.store("bob", 5, 60)
+		lobby, err := s.Heads(ctx, "r:lobby")
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := protocol.Position{Epoch: lobby[0].Epoch}
+		if n, err := s.Keep(ctx, Cursor{Address: "r:lobby", User: "bob", Device: "phone", At: at}); n != 1 || err != nil {
+			t.Errorf("%d moved (%v)", n, err)
+		}
+		s.keepAt("bob", "phone", s.head("bob").Epoch, 5, true)
+		if got, ok, err := s.Kept(ctx, "r:lobby", "bob", "phone"); got != at || !ok || err != nil {
+			t.Errorf("bob's phone kept %v of the lobby (%v, %v)", got, ok, err)
+		}
+		if _, ok, err := s.Kept(ctx, "r:lobby", "carol", "phone"); ok || err != nil {
+			t.Errorf("carol's phone was never there (%v)", err)
+		}
+		s.wantKept("bob", "phone", s.head("bob").Epoch, 5)
 	})
 }
 
@@ -149,8 +172,8 @@ func TestRedisThatIsAway(t *testing.T) {
 	}
 	_, err1 := s.After(ctx, "u:bob", 0, 1)
 	_, err2 := s.Heads(ctx, "u:bob")
-	_, err3 := s.Keep(ctx, Cursor{User: "bob", Device: "phone", At: protocol.Position{Epoch: e, Offset: 1}})
-	_, _, err4 := s.Kept(ctx, "bob", "phone")
+	_, err3 := s.Keep(ctx, Cursor{Address: "u:bob", User: "bob", Device: "phone", At: protocol.Position{Epoch: e, Offset: 1}})
+	_, _, err4 := s.Kept(ctx, "u:bob", "bob", "phone")
 	for i, err := range []error{err1, err2, err3, err4} {
 		if !errors.Is(err, ErrUnavailable) {
 			t.Errorf("call %d: %v", i, err)

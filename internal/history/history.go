@@ -203,11 +203,13 @@ func (p *Page) parse(v any) error {
 	return nil
 }
 
-// Cursor is how far one device has kept what it got.
+// Cursor is how far one device of a user has kept what it got of an address: the
+// user's own, or a room.
 type Cursor struct {
-	User   protocol.UserID
-	Device protocol.DeviceID
-	At     protocol.Position
+	Address protocol.Address
+	User    protocol.UserID
+	Device  protocol.DeviceID
+	At      protocol.Position
 }
 
 // Keep moves cursors forward: one call for each group they are in. It returns how
@@ -215,7 +217,7 @@ type Cursor struct {
 func (r *Reader) Keep(ctx context.Context, cursors ...Cursor) (moved int, err error) {
 	groups := make(map[int][]Cursor)
 	for _, c := range cursors {
-		i := r.cfg.Layout.GroupIndex(protocol.UserAddress(c.User))
+		i := r.cfg.Layout.GroupIndex(c.Address)
 		groups[i] = append(groups[i], c)
 	}
 	var errs []error
@@ -231,7 +233,7 @@ func (r *Reader) keepGroup(ctx context.Context, cursors []Cursor) (moved int, er
 	keys := make([]string, 0, 2*len(cursors))
 	args := []any{r.cfg.LogTTL.Milliseconds(), r.cfg.Devices}
 	for _, c := range cursors {
-		keys = append(keys, keyspace.Cursors(c.User), keyspace.Log(protocol.UserAddress(c.User)))
+		keys = append(keys, keyspace.Cursors(c.Address, c.User), keyspace.Log(c.Address))
 		args = append(args, string(c.Device), c.At.Epoch, c.At.Offset)
 	}
 	v, err := r.run(ctx, r.keep, keys, args)
@@ -246,11 +248,12 @@ func (r *Reader) keepGroup(ctx context.Context, cursors []Cursor) (moved int, er
 	return moved, nil
 }
 
-// Kept returns how far a device has kept what it got; false: never seen.
-func (r *Reader) Kept(ctx context.Context, u protocol.UserID, d protocol.DeviceID) (protocol.Position, bool, error) {
+// Kept returns how far a device of a user has kept what it got of an address;
+// false: never seen there.
+func (r *Reader) Kept(ctx context.Context, a protocol.Address, u protocol.UserID, d protocol.DeviceID) (protocol.Position, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()
-	s, err := r.client.HGet(ctx, keyspace.Cursors(u), string(d)).Result()
+	s, err := r.client.HGet(ctx, keyspace.Cursors(a, u), string(d)).Result()
 	if errors.Is(err, redis.Nil) {
 		return protocol.Position{}, false, nil
 	}

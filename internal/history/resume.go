@@ -46,11 +46,13 @@ func (l *Log) Resume(at protocol.Position) Resumption {
 		return r
 	default:
 		r.Start = min(at.Offset, end)
-		gap := protocol.Gap{Epoch: at.Epoch, From: end + 1, Reason: protocol.GapHistory, Next: l.position(r.Start)}
+		r.Gaps = []protocol.Gap{{Epoch: at.Epoch, From: end + 1, Reason: protocol.GapHistory, Next: l.position(r.Start)}}
 		if at.Offset > end {
-			gap.To, gap.Reason = at.Offset, protocol.GapAhead
+			// That it has these is no reason to say less: more may have been above them.
+			r.Gaps = append(r.Gaps, protocol.Gap{
+				Epoch: at.Epoch, From: end + 1, To: at.Offset, Reason: protocol.GapAhead, Next: l.position(r.Start),
+			})
 		}
-		r.Gaps = append(r.Gaps, gap)
 	}
 	if r.Start+1 < l.First {
 		r.trimmed(l, r.Start)

@@ -21,6 +21,13 @@ func TestWhatAPositionIsWorth(t *testing.T) {
 	trimmed := func(from, to uint64) protocol.Gap {
 		return protocol.Gap{Epoch: "e3", From: from, To: to, Reason: protocol.GapTrimmed, Next: next(to)}
 	}
+	// What a receiver had that the log lost, behind what every receiver is told: above it there was more, which is lost as well.
+	ahead := func(epoch string, from, to, start uint64) []protocol.Gap {
+		return []protocol.Gap{
+			{Epoch: epoch, From: from, Reason: protocol.GapHistory, Next: next(start)},
+			{Epoch: epoch, From: from, To: to, Reason: protocol.GapAhead, Next: next(start)},
+		}
+	}
 	for name, tc := range map[string]struct {
 		log   Log
 		epoch string
@@ -28,27 +35,27 @@ func TestWhatAPositionIsWorth(t *testing.T) {
 		start uint64
 		gaps  []protocol.Gap
 	}{
-		"at the top":                  {tabled, "e3", 50, 50, nil},
-		"in the present":              {tabled, "e3", 45, 45, nil},
-		"just before the oldest":      {tabled, "e3", 20, 20, nil},
-		"one too early":               {tabled, "e3", 19, 20, []protocol.Gap{trimmed(20, 20)}},
-		"from the start":              {tabled, "e3", 0, 20, []protocol.Gap{trimmed(1, 20)}},
-		"ahead of the log":            {tabled, "e3", 60, 50, []protocol.Gap{{Epoch: "e3", From: 51, To: 60, Reason: protocol.GapAhead, Next: next(50)}}},
-		"the end of the epoch before": {tabled, "e2", 40, 40, []protocol.Gap{{Epoch: "e2", From: 41, Reason: protocol.GapHistory, Next: next(40)}}},
-		"within the epoch before":     {tabled, "e2", 35, 35, []protocol.Gap{{Epoch: "e2", From: 41, Reason: protocol.GapHistory, Next: next(35)}}},
-		"more than the epoch before kept": {tabled, "e2", 44, 40, []protocol.Gap{
-			{Epoch: "e2", From: 41, To: 44, Reason: protocol.GapAhead, Next: next(40)},
-		}},
+		"at the top":                      {tabled, "e3", 50, 50, nil},
+		"in the present":                  {tabled, "e3", 45, 45, nil},
+		"just before the oldest":          {tabled, "e3", 20, 20, nil},
+		"one too early":                   {tabled, "e3", 19, 20, []protocol.Gap{trimmed(20, 20)}},
+		"from the start":                  {tabled, "e3", 0, 20, []protocol.Gap{trimmed(1, 20)}},
+		"ahead of the log":                {tabled, "e3", 60, 50, []protocol.Gap{{Epoch: "e3", From: 51, To: 60, Reason: protocol.GapAhead, Next: next(50)}}},
+		"the end of the epoch before":     {tabled, "e2", 40, 40, []protocol.Gap{{Epoch: "e2", From: 41, Reason: protocol.GapHistory, Next: next(40)}}},
+		"within the epoch before":         {tabled, "e2", 35, 35, []protocol.Gap{{Epoch: "e2", From: 41, Reason: protocol.GapHistory, Next: next(35)}}},
+		"more than the epoch before kept": {tabled, "e2", 44, 40, ahead("e2", 41, 44, 40)},
 		"an old epoch, and trimmed": {tabled, "e1", 5, 20, []protocol.Gap{
 			{Epoch: "e1", From: 31, Reason: protocol.GapHistory, Next: next(5)}, trimmed(6, 20),
 		}},
 		"a later roll lost more": {
-			Log{Epoch: "e3", First: 1, Top: 50, Rolls: []protocol.Position{{Epoch: "e2", Offset: 25}, {Epoch: "e1", Offset: 30}}}, "e1", 30, 25,
-			[]protocol.Gap{{Epoch: "e1", From: 26, To: 30, Reason: protocol.GapAhead, Next: next(25)}},
+			Log{Epoch: "e3", First: 1, Top: 50, Rolls: []protocol.Position{{Epoch: "e2", Offset: 25}, {Epoch: "e1", Offset: 30}}},
+			"e1", 30, 25,
+			ahead("e1", 26, 30, 25),
 		},
 		"a foreign epoch": {tabled, "x", 33, 20, []protocol.Gap{{Epoch: "x", From: 34, Reason: protocol.GapHistory, Next: next(20)}}},
 		"a foreign epoch, nothing kept": {
-			Log{Epoch: "e3", First: 51, Top: 50}, "x", 2, 50,
+			Log{Epoch: "e3", First: 51, Top: 50},
+			"x", 2, 50,
 			[]protocol.Gap{{Epoch: "x", From: 3, Reason: protocol.GapHistory, Next: next(50)}},
 		},
 		"nothing kept":              {Log{Epoch: "e3", First: 51, Top: 50}, "e3", 48, 50, []protocol.Gap{trimmed(49, 50)}},
@@ -59,7 +66,7 @@ func TestWhatAPositionIsWorth(t *testing.T) {
 		"above an offset, no epoch": {tabled, "", 30, 30, nil},
 		"trimmed, no epoch":         {tabled, "", 10, 20, []protocol.Gap{trimmed(11, 20)}},
 		"ahead, no epoch":           {tabled, "", 99, 50, nil},
-		"the largest offset":        {tabled, "e2", 1<<64 - 1, 40, []protocol.Gap{{Epoch: "e2", From: 41, To: 1<<64 - 1, Reason: protocol.GapAhead, Next: next(40)}}},
+		"the largest offset":        {tabled, "e2", 1<<64 - 1, 40, ahead("e2", 41, 1<<64-1, 40)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := tc.log.Resume(protocol.Position{Epoch: tc.epoch, Offset: tc.at})
@@ -75,6 +82,7 @@ type modelLog struct {
 	log   Log
 	names []string // by offset, from 1; those below First are trimmed
 	made  int
+	given map[string]uint64 // by epoch, the last offset that was acknowledged in it
 }
 
 func (m *modelLog) append(n int) {
@@ -83,6 +91,7 @@ func (m *modelLog) append(n int) {
 		m.names = append(m.names, fmt.Sprint("m", m.made))
 	}
 	m.log.Top = uint64(len(m.names))
+	m.given[m.log.Epoch] = m.log.Top
 }
 
 func (m *modelLog) restart(lost int) {
@@ -105,7 +114,7 @@ type reader struct {
 // a known epoch nothing twice, and is told of everything else.
 func TestResumeLosesNothingSilently(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := &modelLog{log: Log{Epoch: "e0", First: 1}}
+		m := &modelLog{log: Log{Epoch: "e0", First: 1}, given: make(map[string]uint64)}
 		var readers []reader
 		t.Repeat(map[string]func(*rapid.T){
 			"append":  func(t *rapid.T) { m.append(rapid.IntRange(1, 5).Draw(t, "messages")) },
@@ -151,6 +160,15 @@ func (m *modelLog) check(t *rapid.T, r reader) {
 			t.Fatalf("%v is not told that %s at %d is gone: %+v of %+v", r.at, name, o, s.Gaps, l)
 		}
 	}
+	// Whoever was acknowledged behind the end of the reader's epoch, his message is lost, also above all that the reader had.
+	for o := uint64(len(r.names)) + 1; o <= m.given[r.at.Epoch] && known && r.at.Epoch != l.Epoch; o++ {
+		kept := o <= l.Top && o <= endOf(l, r.at.Epoch)
+		if !kept && !slices.ContainsFunc(s.Gaps, func(g protocol.Gap) bool {
+			return g.Epoch == r.at.Epoch && g.From <= o && (g.To == 0 || o <= g.To)
+		}) {
+			t.Fatalf("%v is not told that %d of its epoch is lost: %+v of %+v", r.at, o, s.Gaps, l)
+		}
+	}
 	rolled := slices.ContainsFunc(s.Gaps, func(g protocol.Gap) bool { return g.Reason != protocol.GapTrimmed && g.Epoch == r.at.Epoch })
 	if rolled != (r.at.Epoch != l.Epoch) {
 		t.Fatalf("%v in %+v is told %+v", r.at, l, s.Gaps)
@@ -161,4 +179,9 @@ func (m *modelLog) check(t *rapid.T, r reader) {
 	if s.Recovered() != l.Continues(r.at) {
 		t.Fatalf("%v: recovered %v, continues %v", r.at, s.Recovered(), l.Continues(r.at))
 	}
+}
+
+func endOf(l *Log, epoch string) uint64 {
+	end, _ := l.end(epoch)
+	return end
 }

@@ -26,6 +26,7 @@ var functions = map[string]func(id string) string{
 	"room log":        func(id string) string { return Log(protocol.RoomAddress(protocol.RoomID(id))) },
 	"user stream":     func(id string) string { return Stream(protocol.UserAddress(protocol.UserID(id))) },
 	"room stream":     func(id string) string { return Stream(protocol.RoomAddress(protocol.RoomID(id))) },
+	"user cursors":    func(id string) string { return Cursors(protocol.UserAddress(protocol.UserID(id)), protocol.UserID(id)) },
 	"own":             func(id string) string { return Own(All, protocol.GatewayID(id)) },
 	"own in p17":      func(id string) string { return Own("p17", protocol.GatewayID(id)) },
 	"channel":         func(id string) string { return Channel(All, protocol.GatewayID(id)) },

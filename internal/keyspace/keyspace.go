@@ -106,8 +106,15 @@ func Conns(u protocol.UserID) string { return addressKey("c", protocol.UserAddre
 // State is the versioned online or offline state of a user.
 func State(u protocol.UserID) string { return addressKey("o", protocol.UserAddress(u)) }
 
-// Cursors is the hash device -> position up to which it has kept everything.
-func Cursors(u protocol.UserID) string { return addressKey("d", protocol.UserAddress(u)) }
+// Cursors is the hash device -> position up to which that device of a user has
+// kept everything of an address: of the user's own, or of a room. What stands
+// between room and user is no character of an id.
+func Cursors(a protocol.Address, u protocol.UserID) string {
+	if a == protocol.UserAddress(u) {
+		return addressKey("d", a)
+	}
+	return addressKey("d", a) + "\x1f" + string(u)
+}
 
 func groupKey(g Group, name string) string { return "cg:{" + string(g) + "}:" + name }
 

@@ -37,7 +37,7 @@ func documentedACL(t *testing.T) (rules, commands []string) {
 // asked of Redis from Go, by this package, the router, the gateway at its start, and the client library.
 var fromGo = []string{
 	"eval", "evalsha", "get", "hgetall", "hscan", "publish", "subscribe", "spublish", "ssubscribe", "info",
-	"cluster|slots", "asking", "command",
+	"cluster|slots", "asking", "command", "wait",
 }
 
 // The documented permissions are those the scripts need and those the gateway asks for itself: no more, no less.

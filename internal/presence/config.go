@@ -53,10 +53,10 @@ type Config struct {
 	OnPulse func(group int, number uint64, line string)
 	// OnSilence is told of each pulse of a group that Redis did not answer. May be nil.
 	OnSilence func(group int)
-	// OnLog is told where a user's log stands: with each refresh, and when an entry
-	// that Redis had lost was entered again. What was sent before that went to
-	// nobody. May be nil.
-	OnLog func(u protocol.UserID, at protocol.Position)
+	// OnLog is told where the log of an address stands: a user's with each refresh,
+	// and when an entry or a hold that Redis had lost was entered again. What was
+	// sent before that went to nobody. May be nil.
+	OnLog func(a protocol.Address, at protocol.Position)
 	// Each calls yield with every entry of this gateway, until it returns false:
 	// the caller keeps them, the Registry has no second index of connections.
 	Each func(yield func(*Entry) bool)

@@ -43,7 +43,7 @@ func TestTheDocumentNamesEveryKeyAndScript(t *testing.T) {
 	g := keyspace.Group("G")
 	for _, key := range []string{
 		keyspace.Conns(u), keyspace.Holders(protocol.UserAddress(u)), keyspace.State(u), keyspace.Log(protocol.UserAddress(u)),
-		keyspace.Stream(protocol.UserAddress(u)), keyspace.Cursors(u), keyspace.Holders(protocol.WatchAddress(u)),
+		keyspace.Stream(protocol.UserAddress(u)), keyspace.Cursors(protocol.UserAddress(u), u), keyspace.Holders(protocol.WatchAddress(u)),
 		keyspace.Leases(g), keyspace.Line(g), keyspace.Numbers(g), keyspace.Own(g, gw), keyspace.Offlines(g),
 		keyspace.Tombstones(g), keyspace.Snapshots(g), keyspace.Events(g), keyspace.Channel(g, gw),
 	} {

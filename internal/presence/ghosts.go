@@ -18,9 +18,14 @@ import (
 // still there after two timeouts is a ghost. Should it have been a living one
 // after all, its next refresh enters it again.
 func (r *Registry) takeOutGhosts(ctx context.Context, g *group) {
-	found, err := r.owned(ctx, g)
+	found, held, err := r.owned(ctx, g)
 	if err != nil {
 		return // the next pulse finds them again
+	}
+	for _, a := range held {
+		if !g.holds.has(a) {
+			g.holdings.add(&holding{address: a}) // which says what is true then, so it harms no join under way
+		}
 	}
 	r.cfg.Each(func(e *Entry) bool {
 		delete(found, e.Conn)
@@ -46,14 +51,19 @@ type stray struct {
 }
 
 // owned returns what the registry says this gateway holds in the group.
-func (r *Registry) owned(ctx context.Context, g *group) (map[protocol.ConnID]stray, error) {
+func (r *Registry) owned(ctx context.Context, g *group) (map[protocol.ConnID]stray, []protocol.Address, error) {
+	var held []protocol.Address
 	all, now := make(map[protocol.ConnID]stray), time.Now()
 	for cursor := uint64(0); ; {
 		fields, next, err := r.scanOwn(ctx, g, r.cfg.Gateway, cursor)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		for i := 0; i+1 < len(fields); i += 2 {
+			if a := protocol.Address(fields[i]); a.Kind() != 0 {
+				held = append(held, a)
+				continue
+			}
 			fence, user, ok := parseOwned(fields[i+1])
 			if !ok {
 				continue
@@ -64,7 +74,7 @@ func (r *Registry) owned(ctx context.Context, g *group) (map[protocol.ConnID]str
 			all[e.Conn] = stray{e, now}
 		}
 		if cursor = next; cursor == 0 {
-			return all, nil
+			return all, held, nil
 		}
 	}
 }

@@ -371,6 +371,33 @@ func TestLeavingGivesUpWhenRedisIsAway(t *testing.T) {
 	})
 }
 
+// Redis is away for a moment just when a gateway leaves, with nothing left to remove. It says goodbye as soon as it is heard.
+func TestLeavingWaitsForARedisThatComesBack(t *testing.T) {
+	eachRealRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r, func(c *Config) { c.Timeout = 100 * time.Millisecond })
+		a, b := f.gateway("a"), f.gateway("b")
+		if err := r.Pause(); err != nil {
+			t.Fatal(err)
+		}
+		left := make(chan error, 1)
+		go func() {
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			left <- b.registry.Leave(ctx)
+		}()
+		f.outlast(300 * time.Millisecond)
+		if err := r.Resume(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-left; err != nil {
+			t.Errorf("left: %v", err)
+		}
+		b.stop()
+		f.eventually(func() error { return f.reaped(b) })
+		f.wantAt("alice", a.connect("alice", ""))
+	})
+}
+
 // Sockets end until the very last moment, also while Run waits for its workers.
 func TestConnectionsMayComeAndGoWhileRunEnds(t *testing.T) {
 	f := newFleet(t, gatewaytest.Shared(t, gatewaytest.Embedded))

@@ -189,14 +189,14 @@ func (r *Registry) Cluster(ctx context.Context) (snapshots map[protocol.GatewayI
 	return snapshots, dead, nil
 }
 
-// Answers reports whether Redis answered the last pulse of every group these users
+// Answers reports whether Redis answered the last pulse of every group these addresses
 // are in: if not, nobody should wait for a call to find out.
-func (r *Registry) Answers(users ...protocol.UserID) bool {
+func (r *Registry) Answers(addresses ...protocol.Address) bool {
 	if r.silent.Load() == 0 {
 		return true
 	}
-	for _, u := range users {
-		if r.groupOf(u).silent.Load() {
+	for _, a := range addresses {
+		if r.groups[r.cfg.Layout.GroupIndex(a)].silent.Load() {
 			return false
 		}
 	}

@@ -109,17 +109,35 @@ func (r *Registry) Leave(ctx context.Context) error {
 		if err := wait(g.pulsing.Load); err != nil {
 			return err
 		}
-		if _, err := r.pulseOnce(ctx, g, "-"); err != nil {
+		if err := r.sayGoodbye(ctx, g); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// sayGoodbye gives one lease back. A Redis that is just loading its data, or was
+// away for a moment, is asked again as long as ctx allows.
+func (r *Registry) sayGoodbye(ctx context.Context, g *group) error {
+	again := time.NewTicker(r.cfg.Pulse / 4)
+	defer again.Stop()
+	for {
+		_, err := r.pulseOnce(ctx, g, "-")
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-again.C:
+		}
+	}
+}
+
 func (r *Registry) removing() int {
 	n := 0
 	for _, g := range r.groups {
-		n += g.removes.unfinished()
+		n += g.removes.unfinished() + g.holdings.unfinished()
 	}
 	return n
 }
@@ -137,7 +155,7 @@ func (r *Registry) beat(ctx context.Context, g *group) {
 		return
 	}
 	before := g.view.Load()
-	held, known := g.held.Load(), g.known()
+	held, known := g.owns(), g.known()
 	p, err := r.pulseOnce(ctx, g, r.snapshot(g))
 	if err != nil {
 		if ctx.Err() == nil {
@@ -150,12 +168,13 @@ func (r *Registry) beat(ctx context.Context, g *group) {
 	}
 	r.hear(g, true)
 	g.removes.release()
+	g.holdings.release()
 	// A connection that came or went during the call may be counted on one side
 	// only, so what is held is compared before and after; a false alarm costs one
 	// refresh of each entry of the group, or one look at them, nothing else.
 	// After a quiet time began, entries may have expired that nobody could refresh.
 	after := g.view.Load()
-	if p.own < min(held, g.held.Load()) || before != nil && (before.line != after.line || before.quiet != after.quiet && after.quiet != 0) {
+	if p.own < min(held, g.owns()) || before != nil && (before.line != after.line || before.quiet != after.quiet && after.quiet != 0) {
 		r.refreshGroup(g)
 	}
 	p.ghosts = p.own > max(known, g.known())
@@ -178,10 +197,13 @@ type pulsed struct {
 	ghosts bool
 }
 
+// owns is how much the registry should have of this gateway.
+func (g *group) owns() int64 { return g.held.Load() + g.heldAddresses.Load() }
+
 // known is the most that the registry may have of this gateway: what it holds,
 // what is being registered, and what is not removed yet.
 func (g *group) known() int64 {
-	return g.held.Load() + int64(g.registers.unfinished()+g.removes.unfinished())
+	return g.owns() + int64(g.registers.unfinished()+g.removes.unfinished()+g.holdings.unfinished())
 }
 
 func (r *Registry) pulseOnce(ctx context.Context, g *group, snapshot string) (pulsed, error) {

@@ -60,13 +60,21 @@ func (r *Registry) reapSome(ctx context.Context, g *group, gw protocol.GatewayID
 		string(gw), keyspace.ChannelPrefix(g.name), r.cfg.Grace.Milliseconds(), protocol.NewEpoch(),
 		r.cfg.EventsKept, r.cfg.ReapAfter.Milliseconds(),
 	}
+	var held []protocol.Address
 	for i := 0; i+1 < len(fields); i += 2 {
+		if a := protocol.Address(fields[i]); a.Kind() != 0 {
+			held = append(held, a)
+			continue
+		}
 		fence, user, ok := parseOwned(fields[i+1])
 		if !ok {
 			continue
 		}
 		keys = append(keys, userKeys(user)...)
 		args = append(args, fields[i], fence, string(user), "gateway_lost", "")
+	}
+	if !r.reapHolds(ctx, g, gw, held) {
+		return false
 	}
 	v, err := r.run(ctx, r.remove, keys, args)
 	if err != nil {
@@ -76,7 +84,7 @@ func (r *Registry) reapSome(ctx context.Context, g *group, gw protocol.GatewayID
 	if n, _ := fmt.Sscan(fmt.Sprint(v), &removed, &left); n != 2 {
 		return false // "alive": it came back
 	}
-	r.calls.reaped.Add(uint64(removed))
+	r.calls.reaped.Add(uint64(removed) + uint64(len(held)))
 	return left > 0 && len(fields) > 0
 }
 

@@ -53,7 +53,7 @@ func (r *Registry) refreshGroup(g *group) {
 	}
 }
 
-// refreshStale queues the entries of the groups that asked for it. Run calls it:
+// refreshStale queues the entries and holds of the groups that asked for it. Run calls it:
 // one walk over all connections serves all groups.
 func (r *Registry) refreshStale() {
 	stale := make([]bool, len(r.groups))
@@ -66,6 +66,11 @@ func (r *Registry) refreshStale() {
 		}
 		return true
 	})
+	for i, g := range r.groups {
+		if stale[i] {
+			r.holdAgain(g)
+		}
+	}
 }
 
 // flushRefreshes sends what was collected, at most one call in flight a group.
@@ -151,7 +156,7 @@ func (r *Registry) judge(e *Entry, line string) {
 
 func (r *Registry) stands(e *Entry, epoch string, top uint64) {
 	if r.cfg.OnLog != nil {
-		r.cfg.OnLog(e.User, protocol.Position{Epoch: epoch, Offset: top})
+		r.cfg.OnLog(protocol.UserAddress(e.User), protocol.Position{Epoch: epoch, Offset: top})
 	}
 }
 

@@ -43,7 +43,7 @@ type Registry struct {
 	client redis.UniversalClient
 	groups []*group
 
-	register, refresh, remove, kick, pulse, offline *redis.Script
+	register, refresh, remove, kick, pulse, offline, hold *redis.Script
 
 	running workers       // joined by Run
 	resync  chan struct{} // capacity 1: a group is stale
@@ -59,14 +59,17 @@ type group struct {
 
 	registers batch[*registration]
 	removes   batch[*departure]
+	holdings  batch[*holding]
+	holds     holds
 	refreshes refreshQueue
 
 	// Any goroutine.
-	held    atomic.Int64         // entries the registry should know
-	view    atomic.Pointer[view] // what the last pulse saw
-	silent  atomic.Bool          // Redis did not answer the last pulse
-	pulsing atomic.Bool
-	left    atomic.Bool // the lease was given back: no pulse may take it again
+	held          atomic.Int64         // entries the registry should know
+	heldAddresses atomic.Int64         // and holds
+	view          atomic.Pointer[view] // what the last pulse saw
+	silent        atomic.Bool          // Redis did not answer the last pulse
+	pulsing       atomic.Bool
+	left          atomic.Bool // the lease was given back: no pulse may take it again
 	// tidying is true while dead gateways are reaped and graces ended.
 	tidying atomic.Bool
 	// stale says that the registry may have lost entries of the group.
@@ -137,10 +140,12 @@ func New(client redis.UniversalClient, cfg Config) *Registry {
 	script := func(source string) *redis.Script { return redis.NewScript(cfg.Layout.Script(source)) }
 	r.register, r.refresh, r.remove = script(registerSource), script(refreshSource), script(removeSource)
 	r.kick, r.pulse, r.offline = script(kickSource), script(pulseSource), script(offlineSource)
+	r.hold = script(holdSource)
 	for i, name := range cfg.Layout.Groups() {
 		g := &group{name: name, index: i}
 		g.registers = batch[*registration]{max: 64, work: func(b []*registration) { r.runRegisters(g, b) }, running: &r.running}
 		g.removes = batch[*departure]{max: 128, work: func(b []*departure) { r.runRemoves(g, b) }, running: &r.running}
+		g.holdings = batch[*holding]{max: 128, work: func(b []*holding) { r.runHoldings(g, b) }, running: &r.running}
 		r.groups = append(r.groups, g)
 	}
 	return r
@@ -368,7 +373,8 @@ func plain(s string) string {
 // Stats counts what the registry did since New.
 type Stats struct {
 	Registered, Refreshed, Removed, Reaped, Again, Verdicts, Failed uint64
-	Held                                                            int64
+	Held                                                            int64 // connections
+	HeldAddresses                                                   int64 // rooms
 }
 
 // Stats returns the counters.
@@ -379,6 +385,7 @@ func (r *Registry) Stats() Stats {
 	}
 	for _, g := range r.groups {
 		s.Held += g.held.Load()
+		s.HeldAddresses += g.heldAddresses.Load()
 	}
 	return s
 }

@@ -103,6 +103,7 @@ func readKey(ctx context.Context, c redis.Cmdable, key string) (map[string]strin
 //   - a gateway's own index is exactly its entries in all conns, with the same fence and user;
 //   - a user with conns is online; without, offline, or his grace runs;
 //   - fences of a user differ;
+//   - a room's holders are exactly the gateways whose own index has it, and for a running one those where it has members;
 //   - a running gateway holds exactly what the registry says it owns, and counts it right.
 func (f *fleet) problems() []string {
 	f.t.Helper()
@@ -144,8 +145,22 @@ func (f *fleet) problems() []string {
 				delete(holders[user], gw)
 			}
 		}
+		if room, ok := addressOf(key, "h", "r:"); ok {
+			for gw := range fields {
+				a := protocol.RoomAddress(protocol.RoomID(room))
+				if _, ok := d[keyspace.Own(f.cfg.Layout.GroupOf(a), protocol.GatewayID(gw))][string(a)]; !ok {
+					complain("room %s: held by %s, which doesn't own it", room, gw)
+				}
+			}
+		}
 		if strings.Contains(key, "}:own:") {
 			for conn, s := range fields {
+				if a := protocol.Address(conn); a.Kind() != 0 {
+					if gw := key[strings.Index(key, "}:own:")+6:]; d[keyspace.Holders(a)][gw] == "" {
+						complain("%s has %s, its holders don't have the gateway", key, a)
+					}
+					continue
+				}
 				fence, rest, _ := strings.Cut(s, "\x1f")
 				user, _, _ := strings.Cut(rest, "\x1f")
 				if want := owned[key+" "+conn]; want != fence+" "+user {
@@ -180,6 +195,22 @@ func (f *fleet) problems() []string {
 	for _, g := range f.gateways {
 		if g.cancel == nil {
 			continue
+		}
+		for _, x := range g.registry.groups {
+			for a := range d[keyspace.Own(x.name, g.id)] {
+				if a := protocol.Address(a); a.Kind() != 0 && !x.holds.has(a) {
+					complain("%s has no members of %s, the registry says it holds it", g.id, a)
+				}
+			}
+			held := x.holds.list()
+			for _, a := range held {
+				if d[keyspace.Holders(a)][string(g.id)] == "" {
+					complain("%s has members of %s, the registry doesn't know", g.id, a)
+				}
+			}
+			if n := x.heldAddresses.Load(); n != int64(len(held)) {
+				complain("%s holds %d addresses in %s and counts %d", g.id, len(held), x.name, n)
+			}
 		}
 		entries := g.entries()
 		if n := local[string(g.id)]; n != len(entries) || g.registry.Stats().Held != int64(n) {

@@ -315,6 +315,51 @@ func appendString[T ~string | ~[]byte](dst []byte, s T) []byte {
 	return append(dst, '"')
 }
 
+// Joined answers join, and each room of register.
+type Joined struct {
+	ID        []byte // nil: the room was named by register, or the join had none
+	Room      RoomID
+	Epoch     string
+	Offset    uint64 // before the next message of the room this client will get
+	First     uint64 // the oldest kept
+	Top       uint64 // the newest
+	Recovered bool   // nothing is missing between the asked and the given position
+}
+
+// AppendJoined encodes a joined frame.
+func AppendJoined(dst []byte, j *Joined) []byte {
+	dst = append(dst, `{"type":"joined"`...)
+	if len(j.ID) > 0 {
+		dst = append(dst, `,"id":`...)
+		dst = appendString(dst, j.ID)
+	}
+	dst = append(dst, `,"room":`...)
+	dst = appendString(dst, j.Room)
+	dst = append(dst, `,"epoch":`...)
+	dst = appendString(dst, j.Epoch)
+	dst = append(dst, `,"offset":`...)
+	dst = strconv.AppendUint(dst, j.Offset, 10)
+	dst = append(dst, `,"first":`...)
+	dst = strconv.AppendUint(dst, j.First, 10)
+	dst = append(dst, `,"top":`...)
+	dst = strconv.AppendUint(dst, j.Top, 10)
+	dst = append(dst, `,"recovered":`...)
+	dst = strconv.AppendBool(dst, j.Recovered)
+	return append(dst, '}')
+}
+
+// AppendLeft encodes a left frame; id is nil when the leave had none.
+func AppendLeft(dst []byte, id []byte, room RoomID) []byte {
+	dst = append(dst, `{"type":"left"`...)
+	if len(id) > 0 {
+		dst = append(dst, `,"id":`...)
+		dst = appendString(dst, id)
+	}
+	dst = append(dst, `,"room":`...)
+	dst = appendString(dst, room)
+	return append(dst, '}')
+}
+
 // GapReason says why a receiver will not get a stretch of messages.
 type GapReason string
 

@@ -48,6 +48,13 @@ var fromGateway = map[string][]byte{
 		UserID: "alice", ConnID: "0198c5a2-6f00-7a41-8f6e-3c1d2b4a5e60", GatewayID: "gw-1-k3v9qa", Epoch: "9fK2mQx7aZ", Offset: 41, First: 12, Top: 44, Recovered: true,
 		HeartbeatIntervalMs: 30_000, PresenceTTLMs: 90_000, MaxFrameBytes: MaxFrameBytes, ServerTime: 1795305600000, ExpiresAt: 1795309200000,
 	}),
+	"joined": AppendJoined(nil, &Joined{
+		ID: []byte("j-1"), Room: "lobby", Epoch: "b3Rk0uT5yP", Offset: 0, First: 1, Top: 120, Recovered: true,
+	}),
+	"joined-register": AppendJoined(nil, &Joined{
+		Room: "news", Epoch: "Lw4sX9pD2c", Offset: 17, First: 1, Top: 17, Recovered: true,
+	}),
+	"left": AppendLeft(nil, []byte("l-1"), "lobby"),
 	"gap": AppendGap(nil, &Gap{
 		Epoch: "9fK2mQx7aZ", From: 42, Reason: GapHistory, Next: Position{Epoch: "Tz5uN8eWq1", Offset: 41},
 	}),

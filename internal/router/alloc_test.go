@@ -30,7 +30,7 @@ func (b *bench) join(user protocol.UserID) {
 	}
 	go func() { _, _ = io.Copy(io.Discard, nc) }()
 	a := <-b.g.arrivals
-	b.do(command{kind: commandAttach, address: a.address(), conn: a.conn})
+	b.enter(a)
 	if !b.goLive(a, "e1", 0) {
 		b.t.Fatalf("%s is not live", user)
 	}

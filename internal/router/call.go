@@ -33,14 +33,27 @@ func (once) NoRetry() bool { return true }
 
 // run runs the script once.
 func (c *call) run(ctx context.Context, r *Router) (any, error) {
-	reply, err := c.eval(ctx, r, "evalsha", r.sendScript.Hash())
+	cmd := c.eval(ctx, "evalsha", r.sendScript.Hash())
+	err := r.lanes.client.Process(ctx, once{cmd})
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		return c.eval(ctx, r, "eval", r.sendText)
+		cmd = c.eval(ctx, "eval", r.sendText)
+		err = r.lanes.client.Process(ctx, once{cmd})
 	}
-	return reply, err
+	return cmd.Val(), err
 }
 
-func (c *call) eval(ctx context.Context, r *Router, name, script string) (any, error) {
+// runAndWait runs the script once, and reports whether enough replicas confirmed
+// what it wrote.
+func (c *call) runAndWait(ctx context.Context, r *Router, g keyspace.Group) (reply any, confirmed bool, err error) {
+	reply, confirmed, err = c.evalAndWait(ctx, r, "evalsha", r.sendScript.Hash(), g)
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		return c.evalAndWait(ctx, r, "eval", r.sendText, g)
+	}
+	return reply, confirmed, err
+}
+
+// eval is the command of the call.
+func (c *call) eval(ctx context.Context, name, script string) *redis.Cmd {
 	c.command = append(c.command[:0], name, script, len(c.keys))
 	for _, k := range c.keys {
 		c.command = append(c.command, k)
@@ -48,8 +61,7 @@ func (c *call) eval(ctx context.Context, r *Router, name, script string) (any, e
 	c.command = append(c.command, c.args...)
 	cmd := redis.NewCmd(ctx, c.command...)
 	cmd.SetFirstKeyPos(3)
-	err := r.lanes.client.Process(ctx, once{cmd})
-	return cmd.Val(), err
+	return cmd
 }
 
 // build writes KEYS and ARGV for a batch, as lua/send.lua says. The call does
@@ -132,7 +144,7 @@ func notExecuted(err error) bool {
 	if errors.As(err, &op) && op.Op == "dial" {
 		return true
 	}
-	if errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrPoolExhausted) {
+	if errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrPoolExhausted) || errors.Is(err, errUnrouted) {
 		return true
 	}
 	var reply redis.Error

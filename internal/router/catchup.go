@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"chatgate/internal/connection"
 	"chatgate/internal/history"
 	"chatgate/internal/protocol"
 )
@@ -33,32 +32,32 @@ func (r *Router) readAfter(a protocol.Address, offset uint64) (history.Page, err
 
 // catchUp reads the log for one connection, in the background, at the pace of its
 // outbox, until it is live or gone.
-func (r *Router) catchUp(a protocol.Address, c *connection.Connection, at protocol.Position) {
+func (r *Router) catchUp(s *Stay, at protocol.Position) {
 	r.spawn(func() {
-		for r.step(a, c, &at) {
+		for r.step(s, &at) {
 		}
 	})
 }
 
 // step delivers one page; false when the member is live or gone.
-func (r *Router) step(a protocol.Address, c *connection.Connection, at *protocol.Position) bool {
-	if !r.awaitRoom(c, 0) {
+func (r *Router) step(s *Stay, at *protocol.Position) bool {
+	if !r.awaitRoom(s, 0) {
 		return false
 	}
-	page, err := r.readAfter(a, at.Offset)
+	page, err := r.readAfter(s.address, at.Offset)
 	if err != nil {
 		return r.rest(r.cfg.Probe)
 	}
 	asked := at.Offset
 	if !page.Continues(*at) {
-		s := page.Resume(*at)
-		for i := range s.Gaps {
+		resumed := page.Resume(*at)
+		for i := range resumed.Gaps {
 			r.counts.gaps.Add(1)
-			c.Append(protocol.AppendGap(nil, gapFor(a, &s.Gaps[i])))
+			s.conn.Append(protocol.AppendGap(nil, gapFor(s.address, &resumed.Gaps[i])))
 		}
-		*at = protocol.Position{Epoch: page.Epoch, Offset: s.Start}
-		c.Flush()
-		if s.Start != asked {
+		*at = protocol.Position{Epoch: page.Epoch, Offset: resumed.Start}
+		s.conn.Flush()
+		if resumed.Start != asked {
 			return true
 		}
 	}
@@ -66,36 +65,36 @@ func (r *Router) step(a protocol.Address, c *connection.Connection, at *protocol
 	for i := range page.Messages {
 		m := &page.Messages[i]
 		wire = appendWire(wire[:0], page.Epoch, m.Offset, m.Frame)
-		if !r.awaitRoom(c, len(wire)) || !c.AppendFrame(wire) {
+		if !r.awaitRoom(s, len(wire)) || !s.append(wire) {
 			return false
 		}
 		r.counts.delivered.Add(1)
 		at.Offset = m.Offset
 	}
-	c.Flush()
+	s.conn.Flush()
 	if page.More {
 		return true
 	}
 	// Nothing is above: what is not there any more can't come.
 	at.Offset = page.Top
-	if r.live(a, c, *at) {
-		c.Flush()
+	if r.live(s, *at) {
+		s.conn.Flush()
 		return false
 	}
 	return true
 }
 
 // awaitRoom waits until the client has taken half of what may wait for it, and a
-// frame of that size fits too; false when the connection ends.
-func (r *Router) awaitRoom(c *connection.Connection, size int) bool {
+// frame of that size fits too; false when the connection or its stay ends.
+func (r *Router) awaitRoom(s *Stay, size int) bool {
 	for {
-		if _, ended := c.Cause(); ended {
+		if s.over() {
 			return false
 		}
-		if c.Roomy(size) {
+		if s.conn.Roomy(size) {
 			return true
 		}
-		c.Flush()
+		s.conn.Flush()
 		if !r.rest(outboxPause) {
 			return false
 		}

@@ -36,11 +36,19 @@ type Config struct {
 	// Suspect is the age of a call in flight from which on further messages are
 	// refused as unavailable instead of waiting behind it.
 	Suspect time.Duration
-	// Probe is how often an unreachable Redis is asked whether it is back.
-	Probe time.Duration
+	// WaitReplicas is how many replicas must have a message before it is
+	// acknowledged, 0: none is waited for. When they don't within WaitTimeout the
+	// outcome is unknown. Attempt and Suspect are without this wait.
+	WaitReplicas int
+	WaitTimeout  time.Duration
+	// Probe is how often an unreachable Redis is asked whether it is back, ProbeWait
+	// how long an answer may take: nobody waits for it, and a new connection to a
+	// Redis that is far away takes several round trips.
+	Probe, ProbeWait time.Duration
 
 	// HealFor is for how long acknowledged messages are kept to be sent again when
-	// Redis lost them, HealBytes how much is kept for it in each lane.
+	// Redis lost them, HealBytes how much is kept for it in each lane. HealFor 0 keeps
+	// nothing: what Redis loses stays lost.
 	HealFor   time.Duration
 	HealBytes int
 
@@ -67,7 +75,8 @@ func DefaultConfig() Config {
 		BatchMessages: 64, BatchBytes: 64 << 10, SlowTrip: 5 * time.Millisecond,
 		LaneBytes: 8 << 20, LaneWait: 300 * time.Millisecond, LaneHold: time.Second,
 		Attempt: 330 * time.Millisecond, Attempts: 3,
-		Suspect: 250 * time.Millisecond, Probe: 100 * time.Millisecond,
+		Suspect: 250 * time.Millisecond, WaitTimeout: 150 * time.Millisecond,
+		Probe: 100 * time.Millisecond, ProbeWait: 2 * time.Second,
 		HealFor: 10 * time.Second, HealBytes: 32 << 20,
 		HoldersTTL: time.Second, Starved: 4 * time.Second, HeldBytes: 256 << 10,
 		Kept: 1000, Retention: 7 * 24 * time.Hour, LogTTL: 37 * 24 * time.Hour,

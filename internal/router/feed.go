@@ -2,6 +2,7 @@ package router
 
 import (
 	"strings"
+	"sync/atomic"
 
 	"chatgate/internal/connection"
 	"chatgate/internal/history"
@@ -24,11 +25,39 @@ type feed struct {
 // member is one connection of a feed. While it catches up (waiting is not nil)
 // live messages are kept for it, until what it read from the log reaches them.
 type member struct {
-	conn    *connection.Connection
+	conn    *connection.Connection // of stay: fan-out looks no further
+	stay    *Stay
 	waiting *waiting
 	// after is the offset this member started behind, when the feed was not there
 	// yet: what is not above it was stored before the member came. 0: passed.
 	after uint64
+}
+
+// Stay is one connection's part in an address, from Attach to Detach. A connection
+// that leaves a room and joins it again stays twice, and what still reads the log
+// for the first knows that it is over.
+type Stay struct {
+	// Immutable after Attach.
+	address protocol.Address
+	conn    *connection.Connection
+
+	// Any goroutine.
+	ended atomic.Bool
+
+	// Owned by the deliverer.
+	at int // the place among the feed's members
+}
+
+// Address is what the connection has a part in.
+func (s *Stay) Address() protocol.Address { return s.address }
+
+// append queues a frame while the stay and its connection last.
+func (s *Stay) append(ws []byte) bool { return !s.ended.Load() && s.conn.AppendFrame(ws) }
+
+// over reports whether nothing more can be delivered.
+func (s *Stay) over() bool {
+	_, closing := s.conn.Cause()
+	return closing || s.ended.Load()
 }
 
 // waiting holds messages that arrive while the log is read, within bounds. What
@@ -91,13 +120,30 @@ func wireBytes(messages []waitingMessage) (n int) {
 	return n
 }
 
-func (f *feed) find(c *connection.Connection) int {
-	for i := range f.members {
-		if f.members[i].conn == c {
-			return i
-		}
+// find returns the member of a stay; nil: it has left.
+func (f *feed) find(s *Stay) *member {
+	if s.at < len(f.members) && f.members[s.at].stay == s {
+		return &f.members[s.at]
 	}
-	return -1
+	return nil
+}
+
+// add makes a stay a member that waits.
+func (f *feed) add(s *Stay) {
+	s.at = len(f.members)
+	f.members = append(f.members, member{conn: s.conn, stay: s, waiting: &waiting{}})
+}
+
+// remove takes a stay out. The order of members means nothing.
+func (f *feed) remove(s *Stay) {
+	if f.find(s) == nil {
+		return
+	}
+	last := len(f.members) - 1
+	f.members[s.at] = f.members[last]
+	f.members[s.at].stay.at = s.at
+	f.members[last] = member{}
+	f.members = f.members[:last]
 }
 
 // lives reports whether the feed has a live member.
@@ -115,36 +161,40 @@ func (f *feed) position() protocol.Position {
 }
 
 // Attach begins to keep messages of an address for a connection. It must come
-// before the connection is entered in the registry, so that nothing published to
-// this gateway for it is missed. Nothing is delivered before Follow.
-func (r *Router) Attach(a protocol.Address, c *connection.Connection) {
-	r.command(a, command{kind: commandAttach, address: a, conn: c})
+// before this gateway is entered in the registry as its holder, so that nothing
+// published to it is missed. Nothing is delivered before Follow. It is owed a Detach.
+func (r *Router) Attach(a protocol.Address, c *connection.Connection) *Stay {
+	s := &Stay{address: a, conn: c}
+	r.command(a, command{kind: commandAttach, address: a, stay: s})
+	return s
 }
 
 // Follow gives an attached connection its messages: first the frames (its
 // `registered`, say), then everything above the position, then each as it arrives.
-// Up to top, which the log had when the connection was entered in the registry,
+// Up to top, which the log had when this gateway was entered in the registry,
 // everything comes from the log; above, from the log where it must. Follow returns
 // when the frames are in the outbox, so answers to later frames come behind them.
-func (r *Router) Follow(a protocol.Address, c *connection.Connection, at protocol.Position, top uint64, frames ...[]byte) {
+func (r *Router) Follow(s *Stay, at protocol.Position, top uint64, frames ...[]byte) {
 	for _, f := range frames {
-		c.Append(f)
+		s.conn.Append(f)
 	}
-	if at.Offset < top || !r.live(a, c, at) {
-		r.catchUp(a, c, at)
+	if at.Offset < top || !r.live(s, at) {
+		r.catchUp(s, at)
 	}
-	c.Flush()
+	s.conn.Flush()
 }
 
 // live makes a member live at a position; false: there is more between it and
-// what arrives, or the connection has left.
-func (r *Router) live(a protocol.Address, c *connection.Connection, at protocol.Position) bool {
-	return r.ask(a, command{kind: commandLive, address: a, conn: c, at: at})
+// what arrives. It is true also for one that has left.
+func (r *Router) live(s *Stay, at protocol.Position) bool {
+	return r.ask(s.address, command{kind: commandLive, address: s.address, stay: s, at: at})
 }
 
-// Detach ends a connection's part in an address.
-func (r *Router) Detach(a protocol.Address, c *connection.Connection) {
-	r.command(a, command{kind: commandDetach, address: a, conn: c})
+// Detach ends a connection's part in an address. The frame, if there is one, comes
+// behind everything that was delivered live.
+func (r *Router) Detach(s *Stay, frame []byte) {
+	s.ended.Store(true)
+	r.command(s.address, command{kind: commandDetach, address: s.address, stay: s, frame: frame})
 }
 
 // Pulsed tells what Redis answered to a pulse of a group: the channel's number,
@@ -220,7 +270,8 @@ const (
 type command struct {
 	kind    commandKind
 	address protocol.Address
-	conn    *connection.Connection
+	stay    *Stay  // of commandAttach, commandLive and commandDetach
+	frame   []byte // of commandDetach; nil: none
 	at      protocol.Position
 	answer  chan bool // capacity 1; of commandLive and commandRepair
 
@@ -242,13 +293,11 @@ func (d *deliverer) do(cmd command) {
 			f = &feed{}
 			d.feeds[cmd.address] = f
 		}
-		f.members = append(f.members, member{conn: cmd.conn, waiting: &waiting{}})
+		f.add(cmd.stay)
 	case commandLive:
 		cmd.answer <- d.live(f, cmd)
 	case commandDetach:
-		if f != nil {
-			d.detach(f, cmd)
-		}
+		d.detach(f, cmd)
 	case commandRepair:
 		cmd.answer <- d.repaired(f, cmd)
 	case commandHeads:
@@ -263,14 +312,14 @@ func (d *deliverer) do(cmd command) {
 }
 
 func (d *deliverer) detach(f *feed, cmd command) {
-	if i := f.find(cmd.conn); i >= 0 {
-		last := len(f.members) - 1
-		f.members[i] = f.members[last]
-		f.members[last] = member{}
-		f.members = f.members[:last]
+	if f != nil {
+		f.remove(cmd.stay)
+		if len(f.members) == 0 {
+			delete(d.feeds, cmd.address)
+		}
 	}
-	if len(f.members) == 0 {
-		delete(d.feeds, cmd.address)
+	if cmd.frame != nil {
+		d.out.Append(cmd.stay.conn, cmd.frame)
 	}
 }
 
@@ -280,11 +329,10 @@ func (d *deliverer) live(f *feed, cmd command) bool {
 	if f == nil {
 		return true
 	}
-	i := f.find(cmd.conn)
-	if i < 0 || f.members[i].waiting == nil {
+	m := f.find(cmd.stay)
+	if m == nil || m.waiting == nil {
 		return true
 	}
-	m := &f.members[i]
 	rest, ok := m.waiting.joins(cmd.at)
 	if !ok {
 		// A hole, another epoch, or too much: all of it is in the log, where

@@ -359,14 +359,15 @@ func TestWhatIsPublishedAfterAttachIsNotMissed(t *testing.T) {
 	bob, a := b.g.hold("bob")
 	for round := range rounds {
 		d := newDeliverer(b.g.router, b.group)
-		d.commands <- command{kind: commandAttach, address: a.address(), conn: a.conn}
+		stay := &Stay{address: a.address(), conn: a.conn}
+		d.commands <- command{kind: commandAttach, address: a.address(), stay: stay}
 		d.payloads <- envelopeOf(1, record("bob", "e1", uint64(2*round+1)))
 		d.payloads <- envelopeOf(2, record("bob", "e1", uint64(2*round+2)))
 		stop := running(t, func(ctx context.Context) error { d.run(ctx); return nil })
 		eventually(t, "the deliverer is through", func() bool { return len(d.commands) == 0 && len(d.payloads) == 0 })
 		answer := make(chan bool, 1)
 		d.commands <- command{
-			kind: commandLive, address: a.address(), conn: a.conn, at: protocol.Position{Epoch: "e1", Offset: uint64(2 * round)}, answer: answer,
+			kind: commandLive, address: a.address(), stay: stay, at: protocol.Position{Epoch: "e1", Offset: uint64(2 * round)}, answer: answer,
 		}
 		if !<-answer {
 			t.Fatalf("round %d: not live", round)

@@ -30,15 +30,21 @@ func newBench(t *testing.T, tune ...func(*settings)) *bench {
 func (b *bench) attach(user protocol.UserID) (*client, *arrival) {
 	b.t.Helper()
 	c, a := b.g.hold(user)
-	b.do(command{kind: commandAttach, address: a.address(), conn: a.conn})
+	b.enter(a)
 	return c, a
+}
+
+// enter is Attach, done at once.
+func (b *bench) enter(a *arrival) {
+	a.stay.Store(&Stay{address: a.address(), conn: a.conn})
+	b.do(command{kind: commandAttach, address: a.address(), stay: a.stay.Load()})
 }
 
 // goLive is what Follow does at the end of its way: false when the log has to be read first.
 func (b *bench) goLive(a *arrival, epoch string, offset uint64) bool {
 	answer := make(chan bool, 1)
 	b.do(command{
-		kind: commandLive, address: a.address(), conn: a.conn, at: protocol.Position{Epoch: epoch, Offset: offset}, answer: answer,
+		kind: commandLive, address: a.address(), stay: a.stay.Load(), at: protocol.Position{Epoch: epoch, Offset: offset}, answer: answer,
 	})
 	b.out.Flush()
 	return <-answer
@@ -73,7 +79,7 @@ func (b *bench) read(user protocol.UserID, log history.Log, more bool, offsets .
 }
 
 func (b *bench) detach(a *arrival) {
-	b.do(command{kind: commandDetach, address: a.address(), conn: a.conn})
+	b.do(command{kind: commandDetach, address: a.address(), stay: a.stay.Load()})
 }
 
 // stored opens an envelope with one stored message for a user.

@@ -119,7 +119,7 @@ func (c *cluster) makeGateway(name string, tune ...func(*settings)) *gateway {
 	s.registry.Gateway, s.registry.Layout, s.registry.Each = g.id, c.layout, g.each
 	s.registry.OnPulse = func(group int, number uint64, line string) { g.router.Pulsed(group, number, line) }
 	s.registry.OnSilence = func(group int) { g.router.Silent(group) }
-	s.registry.OnLog = func(u protocol.UserID, at protocol.Position) { g.router.Stands(protocol.UserAddress(u), at) }
+	s.registry.OnLog = func(a protocol.Address, at protocol.Position) { g.router.Stands(a, at) }
 	s.history.Layout = c.layout
 	s.router.Gateway, s.router.Layout, s.router.Log = g.id, c.layout, slog.New(slog.NewTextHandler(io.Discard, nil))
 	// Unless a test is about time, it must not fail because the machine is busy with others; and it may hold calls as long as it likes.
@@ -292,11 +292,12 @@ type arrival struct {
 	g     *gateway
 	conn  *connection.Connection
 	entry *presence.Entry
+	stay  atomic.Pointer[Stay] // nil before attach
 }
 
 func (a *arrival) address() protocol.Address { return protocol.UserAddress(a.entry.User) }
 
-func (a *arrival) attach() { a.g.router.Attach(a.address(), a.conn) }
+func (a *arrival) attach() { a.stay.Store(a.g.router.Attach(a.address(), a.conn)) }
 
 func (a *arrival) register() presence.Registration {
 	reg, err := a.g.registry.Register(context.Background(), a.entry)
@@ -315,7 +316,7 @@ func (a *arrival) follow(reg presence.Registration) {
 
 // followFrom goes on at a position, as a client does that resumes.
 func (a *arrival) followFrom(at protocol.Position, reg presence.Registration) {
-	a.g.router.Follow(a.address(), a.conn, at, reg.Top,
+	a.g.router.Follow(a.stay.Load(), at, reg.Top,
 		protocol.AppendRegistered(nil, &protocol.Registered{
 			UserID: a.entry.User, ConnID: a.conn.ID(), GatewayID: a.g.id, Epoch: at.Epoch, Offset: at.Offset, First: reg.First, Top: reg.Top,
 		}))
@@ -342,7 +343,9 @@ func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 			a.follow(a.register())
 		}
 		cause := c.Run(func([]byte) {})
-		g.router.Detach(a.address(), c)
+		if stay := a.stay.Load(); stay != nil {
+			g.router.Detach(stay, nil)
+		}
 		g.registry.Remove(a.entry, cause.Kind.String())
 	}()
 }

@@ -116,7 +116,7 @@ func (l *lane) heal(line string) error {
 			bytes += len(all[n].Frame)
 			n++
 		}
-		if _, err := l.attempt(all[:n], line); err != nil {
+		if _, err := l.attempt(all[:n], line, l.router.cfg.Attempt, false); err != nil {
 			return err
 		}
 		l.router.counts.healed.Add(uint64(n))

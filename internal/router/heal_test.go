@@ -179,6 +179,19 @@ func TestMissedPulseRefusesAtOnce(t *testing.T) {
 	}
 }
 
+// Without healing nothing is kept and nothing comes again, and what is newer is stored at once.
+func TestHealingCanBeSwitchedOff(t *testing.T) {
+	r := gatewaytest.StartRedis(t)
+	a := newCluster(t, r).gateway("a", func(s *settings) { s.router.HealFor = 0 })
+	a.send("alice", "bob", "m1", `1`).wantStored(1)
+	crash(t, r, 0)
+	a.acknowledged("alice", "bob", "m2")
+	a.cluster.wantStream("bob", "m2")
+	if n := a.router.Stats().Healed; n != 0 {
+		t.Errorf("%d messages were sent again", n)
+	}
+}
+
 // What is kept to be sent again is bounded by age and by bytes, and comes back as it was.
 func TestRecentIsBounded(t *testing.T) {
 	var k recent

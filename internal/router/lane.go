@@ -181,7 +181,7 @@ func (l *lane) send() error {
 		l.pause(time.Duration(tries)*cfg.Attempt/10 - time.Since(tried))
 		tried = time.Now()
 		var line string
-		line, err = l.attempt(l.batch, l.line)
+		line, err = l.attempt(l.batch, l.line, cfg.Attempt, cfg.WaitReplicas > 0)
 		if errors.Is(err, errAnotherLine) {
 			if err = l.heal(line); err == nil {
 				tries--
@@ -230,19 +230,31 @@ func (l *lane) pause(d time.Duration) {
 	}
 }
 
-// attempt makes one call for a batch and sets its results.
-func (l *lane) attempt(batch []*Message, line string) (string, error) {
-	ctx, cancel := context.WithTimeout(l.router.ctx, l.router.cfg.Attempt)
+// attempt makes one call for a batch and sets its results; when it waits for
+// replicas that don't confirm, to unknown.
+func (l *lane) attempt(batch []*Message, line string, within time.Duration, wait bool) (string, error) {
+	ctx, cancel := context.WithTimeout(l.router.ctx, within)
 	defer cancel()
 	began := time.Now()
 	l.call.build(l, batch, line)
-	reply, err := l.call.run(ctx, l.router)
+	var reply any
+	var err error
+	confirmed := true
+	if wait {
+		reply, confirmed, err = l.call.runAndWait(ctx, l.router, l.group)
+	} else {
+		reply, err = l.call.run(ctx, l.router)
+	}
 	l.router.counts.calls.Add(1)
 	if err != nil {
 		return "", err
 	}
 	l.measure(time.Since(began))
-	return l.call.read(batch, line, reply)
+	line, err = l.call.read(batch, line, reply)
+	if err == nil && !confirmed {
+		l.doubt(batch)
+	}
+	return line, err
 }
 
 // settle counts what became of the batch, and keeps what was acknowledged for as
@@ -250,16 +262,21 @@ func (l *lane) attempt(batch []*Message, line string) (string, error) {
 func (l *lane) settle() {
 	now := time.Now()
 	for _, m := range l.batch {
-		switch {
-		case m.Result.Err != nil:
-			l.router.counts.conflicts.Add(1)
+		if err := m.Result.Err; err != nil {
+			if err.Code == protocol.CodeConflict {
+				l.router.counts.conflicts.Add(1)
+			}
 			continue
+		}
+		switch {
 		case m.Result.Status == protocol.StatusRouted:
 			l.router.counts.routed.Add(1)
 		default:
 			l.router.counts.stored.Add(1)
 		}
-		l.recent.add(m, now)
+		if l.router.cfg.HealFor > 0 {
+			l.recent.add(m, now)
+		}
 	}
 	l.mu.Lock()
 	l.alive, l.stale = now, false
@@ -282,7 +299,7 @@ func (l *lane) probe() {
 	defer l.setDown(false)
 	tick := time.NewTicker(cfg.Probe)
 	defer tick.Stop()
-	for {
+	for within := cfg.Attempt; ; within = min(2*within, cfg.ProbeWait) {
 		l.refuse(&l.out)
 		select {
 		case <-l.router.ctx.Done():
@@ -290,7 +307,7 @@ func (l *lane) probe() {
 		case <-tick.C:
 		}
 		l.batch = l.batch[:0]
-		if _, err := l.attempt(nil, ""); err == nil {
+		if _, err := l.attempt(nil, "", within, false); err == nil {
 			return
 		}
 	}

@@ -20,6 +20,8 @@ type Message struct {
 	Content   []byte // what H(content) is taken of
 	Ts        int64  // ms since 1970
 	Ephemeral bool
+	// Copy is what the sender keeps of it: a Message to the sender's own address, without Done. nil: nothing.
+	Copy *Message
 
 	// Done is called exactly once, from a goroutine of the router. It must not
 	// block; what it appends through the batch is flushed with the answers of the
@@ -58,6 +60,22 @@ type Result struct {
 func (m *Message) hash() {
 	m.head = binary.BigEndian.AppendUint16(m.head[:0], uint16(len(m.From)))
 	m.head = append(m.head, m.From...)
+	m.digest()
+}
+
+// hashCopy is hash for the copy of a message to an address. The same id to two receivers makes two copies, and neither is taken for
+// a message that the sender wrote to himself.
+func (m *Message) hashCopy(to protocol.Address) {
+	m.head = binary.BigEndian.AppendUint16(m.head[:0], copyMark) // no user is named so long
+	m.head = binary.BigEndian.AppendUint16(m.head, uint16(len(to)))
+	m.head = append(m.head, to...)
+	m.digest()
+}
+
+const copyMark = 0xffff
+
+// digest ends the computation: head holds what stands before the id.
+func (m *Message) digest() {
 	m.head = append(m.head, m.ID...)
 	key, content := sha256.Sum256(m.head), sha256.Sum256(m.Content)
 	m.key, m.content = [16]byte(key[:16]), [8]byte(content[:8])

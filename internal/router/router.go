@@ -39,8 +39,9 @@ type Router struct {
 
 	running sync.WaitGroup // workers of lanes and reads of logs, joined by Run
 
-	nudged atomic.Int64 // when idle lanes were last told to ask Redis, by clock
-	warned atomic.Int64 // when a lost subscription was last logged, by clock
+	nudged  atomic.Int64 // when idle lanes were last told to ask Redis, by clock
+	warned  atomic.Int64 // when a lost subscription was last logged, by clock
+	doubted atomic.Int64 // when missing replicas were last logged, by clock
 
 	mu      sync.Mutex
 	closing bool // guarded by mu; nothing may be spawned any more
@@ -62,13 +63,17 @@ type counts struct {
 	envelopes, delivered, duplicates, unheld          atomic.Uint64
 	missedPublishes, holes, unreadable, subscriptions atomic.Uint64
 	repairs, checks, reads, gaps, healed, unhealable  atomic.Uint64
-	held                                              atomic.Uint64
+	held, unconfirmed                                 atomic.Uint64
 }
 
 // New returns a Router. laneClient must not retry (MaxRetries -1, DialerRetries 1):
 // a lane repeats by itself, and tells what was refused from what may have happened.
 // client serves everything else.
 func New(client, laneClient redis.UniversalClient, registry *presence.Registry, cfg Config) *Router {
+	if cfg.WaitReplicas > 0 {
+		cfg.Attempt += cfg.WaitTimeout
+		cfg.Suspect += cfg.WaitTimeout
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	text := cfg.Layout.Script(sendSource)
 	r := &Router{
@@ -93,11 +98,22 @@ func (r *Router) clock() int64 { return int64(time.Since(r.began)) }
 // m.Done is called when its fate is known, for a refusal before Send returns.
 // Messages from one goroutine to one address are stored in the order sent.
 func (r *Router) Send(out *connection.Batch, m *Message) {
+	if !m.Ephemeral {
+		m.hash()
+	}
+	if m.Copy != nil {
+		r.sendBoth(out, m)
+		return
+	}
+	r.send(out, m)
+}
+
+// send is Send for a message whose keys of dedupe are computed.
+func (r *Router) send(out *connection.Batch, m *Message) {
 	taken := false
 	if m.Ephemeral {
 		taken = r.ephemeral.put(m)
 	} else {
-		m.hash()
 		taken = r.lanes.all[r.cfg.Layout.GroupIndex(m.To)].put(m)
 	}
 	if !taken {
@@ -291,7 +307,7 @@ type Stats struct {
 	Envelopes, Delivered, Duplicates, Unheld          uint64
 	MissedPublishes, Holes, Unreadable, Subscriptions uint64
 	Repairs, Checks, Reads, Gaps, Healed, Unhealable  uint64
-	Held                                              uint64
+	Held, Unconfirmed                                 uint64
 	Pending                                           int
 }
 
@@ -307,6 +323,7 @@ func (r *Router) Stats() Stats {
 		Subscriptions: c.subscriptions.Load(),
 		Repairs:       c.repairs.Load(), Checks: c.checks.Load(), Reads: c.reads.Load(), Gaps: c.gaps.Load(),
 		Healed: c.healed.Load(), Unhealable: c.unhealable.Load(), Held: c.held.Load(),
+		Unconfirmed: c.unconfirmed.Load(),
 	}
 	for _, l := range r.lanes.all {
 		l.mu.Lock()

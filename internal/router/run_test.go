@@ -147,9 +147,9 @@ func TestFeedsMayBeLeftAfterRun(t *testing.T) {
 		defer close(done)
 		for range 2 * commandQueue {
 			bob.attach()
-			a.router.Follow("u:bob", bob.conn, protocol.Position{Epoch: "e", Offset: 1}, 1, []byte("{}"))
+			a.router.Follow(bob.stay.Load(), protocol.Position{Epoch: "e", Offset: 1}, 1, []byte("{}"))
 			a.router.Pulsed(0, 1, "line")
-			a.router.Detach("u:bob", bob.conn)
+			a.router.Detach(bob.stay.Load(), nil)
 		}
 	}()
 	select {

@@ -4,10 +4,6 @@ package router
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"net"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -39,7 +35,9 @@ func TestPartitionThatMovesToAnotherMaster(t *testing.T) {
 		}
 	})
 	began := time.Now()
-	town.moveSlot("bob")
+	if err := r.MoveSlot(keyspace.Log(protocol.UserAddress("bob"))); err != nil {
+		t.Fatal(err)
+	}
 	moved := time.Now()
 	t.Logf("the slot moved in %v", moved.Sub(began))
 	heard := len(bob.Notes().Received)
@@ -75,54 +73,5 @@ func TestPartitionThatMovesToAnotherMaster(t *testing.T) {
 	t.Logf("%d messages, %d refused, the slowest answer took %v", len(all), refused, slowest)
 	if refused > len(all)/2 || slowest > 1500*time.Millisecond {
 		t.Errorf("%d of %d messages were refused, the slowest answer took %v", refused, len(all), slowest)
-	}
-}
-
-// moveSlot moves the slot of a user's keys from its master to another one, as redis-cli --cluster reshard does.
-func (c *cluster) moveSlot(user protocol.UserID) {
-	c.t.Helper()
-	key := keyspace.Log(protocol.UserAddress(user))
-	do := func(n *gatewaytest.RedisNode, args ...any) any {
-		c.t.Helper()
-		v, err := n.Do(args...)
-		if err != nil {
-			c.t.Fatalf("%v: %v", args, err)
-		}
-		return v
-	}
-	slot := do(c.redis.Nodes[0], "CLUSTER", "KEYSLOT", key)
-	var from, to *gatewaytest.RedisNode
-	for _, n := range c.redis.Nodes {
-		if _, err := n.Do("HLEN", key); err == nil {
-			from = n
-		} else {
-			to = n
-		}
-	}
-	fromID, toID := do(from, "CLUSTER", "MYID"), do(to, "CLUSTER", "MYID")
-	host, port, err := net.SplitHostPort(to.Addr)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	do(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", fromID)
-	do(from, "CLUSTER", "SETSLOT", slot, "MIGRATING", toID)
-	for {
-		keys := do(from, "CLUSTER", "GETKEYSINSLOT", slot, 10).([]any)
-		if len(keys) == 0 {
-			break
-		}
-		for _, k := range keys {
-			_, err := from.Do("MIGRATE", host, port, k, 0, 2000)
-			if err != nil && !strings.Contains(err.Error(), "BUSYKEY") {
-				c.t.Fatal(errors.Join(fmt.Errorf("migrate %v", k), err))
-			}
-		}
-	}
-	do(to, "CLUSTER", "SETSLOT", slot, "NODE", toID)
-	do(from, "CLUSTER", "SETSLOT", slot, "NODE", toID)
-	for _, n := range c.redis.Nodes {
-		if n != to && n != from {
-			do(n, "CLUSTER", "SETSLOT", slot, "NODE", toID)
-		}
 	}
 }

@@ -1,0 +1,9 @@
+package gateway
+
+import (
+	"testing"
+
+	"chatgate/internal/gatewaytest"
+)
+
+func TestMain(m *testing.M) { gatewaytest.Main(m) }

@@ -1,0 +1,114 @@
+package gatewaytest
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"time"
+)
+
+// sighting is what an observer was told of a person.
+type sighting struct {
+	asked, told    time.Time // somewhere between them it was so
+	state, version string
+}
+
+// observer asks for everybody's presence again and again, through whichever gateway answers. It is nobody's contact: what
+// it is told is the evidence for false offlines, since a version names one state of one user.
+type observer struct {
+	ledger *Ledger
+	every  time.Duration
+	stop   chan struct{}
+	done   chan struct{}
+
+	mu   sync.Mutex            // guards what follows
+	told map[string][]sighting // only what changed, by person
+}
+
+// Watch lets an observer ask for the presence of everybody so often, until the end. Check then also finds who was seen
+// offline although there.
+func (l *Ledger) Watch(every time.Duration) {
+	o := &observer{ledger: l, every: every, stop: make(chan struct{}), done: make(chan struct{}), told: make(map[string][]sighting)}
+	l.mu.Lock()
+	l.observer = o
+	l.mu.Unlock()
+	go o.run()
+}
+
+func (o *observer) close() {
+	select {
+	case <-o.stop:
+	default:
+		close(o.stop)
+	}
+	<-o.done
+}
+
+func (o *observer) run() {
+	defer close(o.done)
+	for gateway := 0; o.rest(); gateway++ {
+		c, err := dial(o.ledger.urls[gateway%len(o.ledger.urls)], nil, o.ledger.Patience)
+		if err != nil {
+			continue
+		}
+		if _, err = c.Register("observer"); err == nil {
+			o.ask(c)
+		}
+		c.Cut()
+	}
+}
+
+// ask polls through one gateway until that fails.
+func (o *observer) ask(c *Client) {
+	for o.rest() {
+		people, _ := o.ledger.everyone()
+		names := make([]string, len(people))
+		for i, p := range people {
+			names[i] = p.Name
+		}
+		for some := range slices.Chunk(names, 500) {
+			asked := time.Now()
+			states, err := c.Presence(some...)
+			if err != nil {
+				return
+			}
+			c.drain()
+			o.note(asked, time.Now(), states)
+		}
+	}
+}
+
+func (o *observer) note(asked, now time.Time, states map[string]UserState) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for name, s := range states {
+		if s.State == "unknown" {
+			continue // says that nothing is known, which is never false
+		}
+		told := o.told[name]
+		if n := len(told); n == 0 || told[n-1].state != s.State || told[n-1].version != s.Version {
+			o.told[name] = append(told, sighting{asked, now, s.State, s.Version})
+		}
+	}
+}
+
+func (o *observer) rest() bool {
+	timer := time.NewTimer(o.every)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-o.stop:
+		return false
+	}
+}
+
+func (o *observer) seen() map[string][]sighting {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	seen := maps.Clone(o.told)
+	for name := range seen {
+		seen[name] = slices.Clone(seen[name])
+	}
+	return seen
+}

@@ -1,0 +1,81 @@
+package handler
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"chatgate/internal/connection"
+	"chatgate/internal/history"
+	"chatgate/internal/presence"
+	"chatgate/internal/protocol"
+)
+
+func (s *session) register(f *protocol.Frame) {
+	h := s.handler
+	switch {
+	case s.registered:
+		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeAlreadyRegistered, Message: "registered already"})
+		return
+	case !h.cfg.Anonymous || f.UserID == nil:
+		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeUnauthorized, Message: "anonymous users are not let in here"})
+		s.conn.Close(connection.Cause{Kind: connection.KindUnauthorized})
+		return
+	case s.entry == nil:
+		s.entry = &presence.Entry{
+			Conn: s.conn.ID(), User: protocol.UserID(f.UserID), Device: protocol.DeviceID(f.DeviceID),
+			Meta: string(f.Meta), Since: s.conn.Since().UnixMilli(),
+		}
+		s.stay = h.router.Attach(protocol.UserAddress(s.entry.User), s.conn)
+	case string(s.entry.User) != string(f.UserID):
+		// The registry may hold an entry of the first attempt.
+		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeForbidden, Message: "userId: differs from the first register"})
+		return
+	}
+
+	if !h.registry.Answers(s.stay.Address()) {
+		s.unavailable(f, presence.ErrUnavailable)
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), h.cfg.RegisterWait)
+	defer cancel()
+	reg, err := h.registry.Register(ctx, s.entry)
+	switch {
+	case errors.Is(err, presence.ErrReplaced):
+		s.conn.Close(connection.Cause{Kind: connection.KindReplaced})
+		return
+	case err != nil:
+		s.unavailable(f, err)
+		return
+	}
+	open, err := s.open(ctx, s.stay.Address(), f.Resume, history.Log{Epoch: reg.Epoch, First: reg.First, Top: reg.Top})
+	if err != nil {
+		s.unavailable(f, err)
+		return
+	}
+	s.registered, s.refreshed = true, time.Now()
+	s.conn.Identify(connection.Identity{
+		User: s.entry.User, Device: s.entry.Device, Meta: append([]byte(nil), f.Meta...), Entry: s.entry,
+	})
+	h.manager.Identify(s.conn)
+	frames := [][]byte{protocol.AppendRegistered(nil, &protocol.Registered{
+		UserID: s.entry.User, ConnID: s.conn.ID(), GatewayID: h.cfg.Gateway,
+		Epoch: open.at.Epoch, Offset: open.at.Offset, First: open.first, Top: open.top, Recovered: len(open.gaps) == 0,
+		HeartbeatIntervalMs: h.cfg.HeartbeatInterval.Milliseconds(), PresenceTTLMs: h.cfg.PresenceTTL.Milliseconds(),
+		MaxFrameBytes: h.cfg.MaxFrameBytes, ServerTime: s.refreshed.UnixMilli(),
+	})}
+	for i := range open.gaps {
+		frames = append(frames, protocol.AppendGap(nil, &open.gaps[i]))
+	}
+	h.router.Follow(s.stay, open.at, open.top, frames...)
+	s.enter(ctx, nil, f.Rooms)
+}
+
+// unavailable refuses a register that Redis did not answer: its time starts anew.
+func (s *session) unavailable(f *protocol.Frame, err error) {
+	s.handler.cfg.Log.Warn("register failed", "conn", s.conn, "user", string(s.entry.User), "err", err)
+	s.conn.ResetRegisterTimeout()
+	s.refuse(&protocol.ReplyError{
+		ID: string(f.ID), Code: protocol.CodeUnavailable, Message: "redis does not answer", RetryAfterMs: 1000,
+	})
+}
