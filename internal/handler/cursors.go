@@ -13,8 +13,13 @@ import (
 // client may confirm every message.
 type cursors struct {
 	mu      sync.Mutex
-	pending map[device]history.Cursor // guarded by mu
+	pending map[device]words // guarded by mu
 }
+
+// words are what a device confirmed since the last call: the furthest of its
+// epoch, and the last. The furthest may be beyond what the log reaches to, which
+// only Redis can say; then the last one still counts.
+type words struct{ furthest, last history.Cursor }
 
 type device struct {
 	address protocol.Address
@@ -26,27 +31,32 @@ func (c *cursors) note(x history.Cursor) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.pending == nil {
-		c.pending = make(map[device]history.Cursor)
+		c.pending = make(map[device]words)
 	}
 	k := device{x.Address, x.User, x.Device}
-	if before, ok := c.pending[k]; ok && before.At.Epoch == x.At.Epoch && before.At.Offset > x.At.Offset {
-		return
+	w := c.pending[k]
+	if w.furthest.At.Epoch != x.At.Epoch || w.furthest.At.Offset <= x.At.Offset {
+		w.furthest = x
 	}
-	c.pending[k] = x
+	w.last = x
+	c.pending[k] = w
 }
 
-// cursorBatch is how many cursors one call moves at most.
+// cursorBatch is how many cursors one call moves at most, give or take one.
 const cursorBatch = 256
 
 func (c *cursors) take() []history.Cursor {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	out := make([]history.Cursor, 0, min(len(c.pending), cursorBatch))
-	for k, x := range c.pending {
-		if len(out) == cursorBatch {
+	for k, w := range c.pending {
+		if len(out) >= cursorBatch {
 			break
 		}
-		out = append(out, x)
+		out = append(out, w.furthest)
+		if w.last != w.furthest {
+			out = append(out, w.last)
+		}
 		delete(c.pending, k)
 	}
 	return out

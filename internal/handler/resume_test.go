@@ -55,3 +55,23 @@ func TestDeviceGoesOnBehindWhatItReceived(t *testing.T) {
 		}
 	})
 }
+
+// In one breath bob's phone says something that can't be, and then what it has. The good word counts: nothing that it has comes again.
+func TestGoodWordCountsBehindOneTooFar(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		g := newGateway(t, r)
+		alice := g.connect("alice")
+		for i := range 5 {
+			wantAck(t, alice.send("bob", "x", fmt.Sprint("m", i)), protocol.StatusStored, uint64(i+1), 0)
+		}
+		bob := g.open()
+		bob.say(`{"type":"register","userId":"bob","deviceId":"phone"}`)
+		epoch := bob.next("registered").Epoch
+		bob.say(fmt.Sprintf(`{"type":"received","epoch":%q,"offset":99}`, epoch))
+		bob.say(fmt.Sprintf(`{"type":"received","epoch":%q,"offset":3}`, epoch))
+		eventually(t, "the cursor stands at 3", func() bool {
+			at, ok, err := g.handler.history.Kept(t.Context(), "u:bob", "bob", "phone")
+			return err == nil && ok && at == protocol.Position{Epoch: epoch, Offset: 3}
+		})
+	})
+}

@@ -86,23 +86,34 @@ func (d *deliverer) repaired(f *feed, cmd command) bool {
 // announce tells live members of what they will not get, and moves the feed to
 // where it goes on.
 func (d *deliverer) announce(a protocol.Address, f *feed, page *history.Page) {
-	s := page.Resume(f.position())
-	for i := range f.members {
-		// A member that came later started behind its own position.
-		if m := &f.members[i]; m.after != 0 {
-			m.after = page.Resume(protocol.Position{Epoch: f.epoch, Offset: m.after}).Start
-		}
-	}
+	old := f.position()
+	s := page.Resume(old)
 	f.epoch, f.offset = strings.Clone(page.Epoch), s.Start
-	for i := range s.Gaps {
-		frame := protocol.AppendGap(nil, gapFor(a, &s.Gaps[i]))
-		for j := range f.members {
-			if m := &f.members[j]; m.waiting == nil {
-				d.router.counts.gaps.Add(1)
-				d.out.Append(m.conn, frame)
-			}
+	shared := gapFrames(a, s.Gaps)
+	for i := range f.members {
+		m := &f.members[i]
+		gaps := shared
+		if m.after != 0 {
+			// A member that came later started behind its own position.
+			own := page.Resume(protocol.Position{Epoch: old.Epoch, Offset: m.after})
+			gaps, m.after = gapFrames(a, own.Gaps), own.Start
+		}
+		if m.waiting != nil {
+			continue // it reads for itself
+		}
+		for _, frame := range gaps {
+			d.router.counts.gaps.Add(1)
+			d.out.Append(m.conn, frame)
 		}
 	}
+}
+
+func gapFrames(a protocol.Address, gaps []protocol.Gap) [][]byte {
+	var frames [][]byte
+	for i := range gaps {
+		frames = append(frames, protocol.AppendGap(nil, gapFor(a, &gaps[i])))
+	}
+	return frames
 }
 
 // fanOut hands a stored message to the live members. The frame is built once.

@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"chatgate/internal/gatewaytest"
+	"chatgate/internal/history"
 	"chatgate/internal/keyspace"
 	"chatgate/internal/protocol"
 )
@@ -348,5 +349,49 @@ func TestWaitingMessagesNeverBurstIntoTheOutbox(t *testing.T) {
 	}
 	if _, ended := a.conn.Cause(); ended {
 		t.Error("bob's connection ended")
+	}
+}
+
+// Bob's laptop lags at 2, his phone came in at 4. What is lost of the log between is the laptop's loss alone, and of an epoch that is gone each
+// is told from where it stands.
+func TestEachMemberIsToldItsOwnGap(t *testing.T) {
+	for name, tc := range map[string]struct {
+		log           history.Log
+		laptop, phone string // "": none
+	}{
+		"trimmed up to the phone":  {history.Log{Epoch: "e1", First: 5, Top: 6}, "trimmed 3", ""},
+		"trimmed beyond the phone": {history.Log{Epoch: "e1", First: 6, Top: 6}, "trimmed 3", "trimmed 5"},
+		"emptied":                  {history.Log{Epoch: "e2", First: 1, Top: 1}, "history 3", "history 5"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			laptop, one := b.attach("bob")
+			b.live(laptop, one, "e1", 2)
+			phone, two := b.attach("bob")
+			b.live(phone, two, "e1", 4)
+			b.stored("bob", tc.log.Epoch, tc.log.Top)
+			b.read("bob", tc.log, false)
+			var kept []uint64
+			for o := tc.log.First; o <= tc.log.Top; o++ {
+				kept = append(kept, o)
+			}
+			b.read("bob", tc.log, false, kept...)
+			last := fmt.Sprintf("%s/%d", tc.log.Epoch, tc.log.Top)
+			for c, want := range map[*client]string{laptop: tc.laptop, phone: tc.phone} {
+				if err := c.WaitCount(1, gatewaytest.Deadline, "message"); err != nil {
+					t.Fatal(err)
+				}
+				var got string
+				for _, f := range c.Notes().Gaps {
+					got += f.Reason + " " + string(f.From)
+				}
+				if got != want {
+					t.Errorf("told of the gap %q, want %q", got, want)
+				}
+				if all := c.Notes().Received; all[len(all)-1].ID != last {
+					t.Errorf("got %v, want %s last", all, last)
+				}
+			}
+		})
 	}
 }
