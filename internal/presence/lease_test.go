@@ -202,8 +202,8 @@ func TestReapingStopsWhenTheGatewayIsBack(t *testing.T) {
 		if _, err := b.registry.pulseOnce(ctx, g, ""); err != nil {
 			t.Fatal(err)
 		}
-		if a.registry.reapSome(ctx, g, b.id) {
-			t.Error("there is more to reap")
+		if _, _, ok := a.registry.reapSome(ctx, g, b.id, 0); ok {
+			t.Error("a gateway that is back was reaped")
 		}
 		if err := a.at("alice", e); err != nil {
 			t.Error(err)
@@ -256,6 +256,28 @@ func TestReapingHoldsNoPulseUp(t *testing.T) {
 	if d := time.Since(began); d < f.cfg.Pulse*2 {
 		t.Errorf("reaped within %v: this proves nothing", d)
 	}
+}
+
+// A gateway with thousands of connections and rooms is killed. All of it is taken out: Redis keeps the size of a hash that shrinks, so a
+// scan that always began at its beginning would soon find nothing there.
+func TestALargeGatewayIsReapedToTheLast(t *testing.T) {
+	onRedis(t, []gatewaytest.Kind{gatewaytest.Embedded, gatewaytest.Standalone}, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r)
+		b := f.gateway("b")
+		const many = 5000
+		for names := users(many); len(names) > 0; names = names[500:] {
+			b.connectMany(names[:500]...)
+		}
+		var rooms []protocol.Address
+		for i := range many {
+			rooms = append(rooms, protocol.RoomAddress(protocol.RoomID(fmt.Sprint(i))))
+		}
+		b.hold(rooms...)
+		a := f.gateway("a")
+		b.stop()
+		f.eventually(func() error { return f.reaped(b) })
+		f.eventually(func() error { return wantReaped(a, 2*many) })
+	})
 }
 
 func wantReaped(g *gateway, atLeast uint64) error {

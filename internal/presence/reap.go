@@ -24,7 +24,25 @@ func (r *Registry) tidy(ctx context.Context, g *group, p pulsed) {
 		due = r.endGrace(ctx, g, due)
 	}
 	for _, gw := range p.dead {
-		for ctx.Err() == nil && r.reapSome(ctx, g, gw) {
+		r.reap(ctx, g, gw)
+	}
+}
+
+// reap takes out all that a dead gateway held, some with each call. The scan goes
+// on where it was: Redis keeps the size of a hash that shrinks, so its beginning
+// is empty long before the rest.
+func (r *Registry) reap(ctx context.Context, g *group, gw protocol.GatewayID) {
+	cursor, before := uint64(0), int64(-1)
+	for ctx.Err() == nil {
+		next, left, ok := r.reapSome(ctx, g, gw, cursor)
+		if !ok || left == 0 {
+			return
+		}
+		if cursor = next; cursor == 0 {
+			if left == before {
+				return // once around, and nothing of it could be taken out
+			}
+			before = left
 		}
 	}
 }
@@ -44,12 +62,13 @@ func (r *Registry) endGrace(ctx context.Context, g *group, users []protocol.User
 	return ids[protocol.UserID](v)
 }
 
-// reapSome takes one batch of a dead gateway's entries out, and reports whether
-// there is more to do.
-func (r *Registry) reapSome(ctx context.Context, g *group, gw protocol.GatewayID) bool {
-	fields, _, err := r.scanOwn(ctx, g, gw, 0)
+// reapSome takes one batch of a dead gateway's entries out: those the scan finds
+// from the cursor on. It returns where the scan goes on and how many are left;
+// false when the gateway may not be judged, or Redis didn't answer.
+func (r *Registry) reapSome(ctx context.Context, g *group, gw protocol.GatewayID, cursor uint64) (next uint64, left int64, ok bool) {
+	fields, next, err := r.scanOwn(ctx, g, gw, cursor)
 	if err != nil {
-		return false
+		return 0, 0, false
 	}
 	// A small hash comes whole, whatever the count asked for.
 	if len(fields) > 4*reapBatch {
@@ -74,18 +93,18 @@ func (r *Registry) reapSome(ctx context.Context, g *group, gw protocol.GatewayID
 		args = append(args, fields[i], fence, string(user), "gateway_lost", "")
 	}
 	if !r.reapHolds(ctx, g, gw, held) {
-		return false
+		return 0, 0, false
 	}
 	v, err := r.run(ctx, r.remove, keys, args)
 	if err != nil {
-		return false
+		return 0, 0, false
 	}
-	var removed, left int64
+	var removed int64
 	if n, _ := fmt.Sscan(fmt.Sprint(v), &removed, &left); n != 2 {
-		return false // "alive": it came back
+		return 0, 0, false // "alive": it came back
 	}
 	r.calls.reaped.Add(uint64(removed) + uint64(len(held)))
-	return left > 0 && len(fields) > 0
+	return next, left, true
 }
 
 // isNil reports an absent key, which for reads is an answer.
