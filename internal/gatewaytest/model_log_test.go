@@ -159,8 +159,11 @@ func (l *modelLife) resume(at modelPosition) (start uint64, gaps []modelGap) {
 			start = l.first - 1
 		}
 	}
+	if at.Epoch == "" && at.Offset > l.top() {
+		at.Epoch = l.epoch()
+	}
 	if at.Epoch == "" {
-		start = min(at.Offset, l.top())
+		start = at.Offset
 		trim(at.Offset > 0)
 		return start, gaps
 	}

@@ -26,9 +26,12 @@ func (l *Log) Continues(at protocol.Position) bool {
 // epoch is below what it gets next.
 func (l *Log) Resume(at protocol.Position) Resumption {
 	var r Resumption
+	if at.Epoch == "" && at.Offset > l.Top {
+		at.Epoch = l.Epoch // it has more than the log, whatever epoch it means
+	}
 	switch end, known := l.end(at.Epoch); {
 	case at.Epoch == "":
-		r.Start = min(max(at.Offset, l.First-1), l.Top)
+		r.Start = max(at.Offset, l.First-1)
 		if at.Offset > 0 && at.Offset < r.Start {
 			r.trimmed(l, at.Offset)
 		}

@@ -65,7 +65,7 @@ func TestWhatAPositionIsWorth(t *testing.T) {
 		"everything of nothing":     {Log{Epoch: "e3", First: 1}, "", 0, 0, nil},
 		"above an offset, no epoch": {tabled, "", 30, 30, nil},
 		"trimmed, no epoch":         {tabled, "", 10, 20, []protocol.Gap{trimmed(11, 20)}},
-		"ahead, no epoch":           {tabled, "", 99, 50, nil},
+		"ahead, no epoch":           {tabled, "", 99, 50, []protocol.Gap{{Epoch: "e3", From: 51, To: 99, Reason: protocol.GapAhead, Next: next(50)}}},
 		"the largest offset":        {tabled, "e2", 1<<64 - 1, 40, ahead("e2", 41, 1<<64-1, 40)},
 	} {
 		t.Run(name, func(t *testing.T) {
