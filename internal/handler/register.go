@@ -48,11 +48,12 @@ func (s *session) register(f *protocol.Frame) {
 		s.unavailable(f, err)
 		return
 	}
-	open, err := s.open(ctx, s.stay.Address(), f.Resume, history.Log{Epoch: reg.Epoch, First: reg.First, Top: reg.Top})
-	if err != nil {
+	own := entrance{address: s.stay.Address(), asked: f.Resume, log: history.Log{Epoch: reg.Epoch, First: reg.First, Top: reg.Top}}
+	if err := s.open(ctx, []*entrance{&own}); err != nil {
 		s.unavailable(f, err)
 		return
 	}
+	open := &own.opening
 	s.registered, s.refreshed = true, time.Now()
 	s.conn.Identify(connection.Identity{
 		User: s.entry.User, Device: s.entry.Device, Meta: append([]byte(nil), f.Meta...), Entry: s.entry,
@@ -68,7 +69,7 @@ func (s *session) register(f *protocol.Frame) {
 		frames = append(frames, protocol.AppendGap(nil, &open.gaps[i]))
 	}
 	h.router.Follow(s.stay, open.at, open.top, frames...)
-	s.enter(ctx, nil, f.Rooms)
+	s.enter(nil, f.Rooms)
 }
 
 // unavailable refuses a register that Redis did not answer: its time starts anew.

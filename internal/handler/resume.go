@@ -17,36 +17,70 @@ type opening struct {
 // newDeviceBacklog is how much of what is kept a device gets that was never seen.
 const newDeviceBacklog = 200
 
-// open finds out what the client gets of a log that stands as said: what it asks to resume from, else what its device has not
-// confirmed, else what comes from now on.
-func (s *session) open(ctx context.Context, a protocol.Address, asked protocol.Resume, log history.Log) (opening, error) {
-	h := s.handler.history
-	out := opening{at: protocol.Position{Epoch: log.Epoch, Offset: log.Top}, first: log.First, top: log.Top}
-	if !asked.Set && s.entry.Device == "" {
-		return out, nil
-	}
-	at, known := protocol.Position{Epoch: string(asked.Epoch), Offset: asked.Offset}, asked.Set
-	if !known {
-		var err error
-		if at, known, err = h.Kept(ctx, a, s.entry.User, s.entry.Device); err != nil {
-			return out, err
+// entrance is a log that a client enters: the own inbox at register, or a room.
+type entrance struct {
+	address protocol.Address
+	asked   protocol.Resume
+	log     history.Log // as it stood when the address was registered or held
+	opening opening     // found by open
+}
+
+// open finds out what the client gets of each log: what it asks to resume from, else what its device has not confirmed, else what
+// comes from now on. However many they are, it asks Redis twice at most (on Cluster, once or twice for each group).
+func (s *session) open(ctx context.Context, entrances []*entrance) error {
+	positions := make([]*protocol.Position, len(entrances)) // nil: the client is new here
+	var unasked []int
+	var addresses []protocol.Address
+	for i, e := range entrances {
+		if e.asked.Set {
+			positions[i] = &protocol.Position{Epoch: string(e.asked.Epoch), Offset: e.asked.Offset}
+		} else if s.entry.Device != "" {
+			unasked, addresses = append(unasked, i), append(addresses, e.address)
 		}
 	}
-	if !known {
-		out.at.Offset = max(log.First-1, log.Top-min(log.Top, newDeviceBacklog))
-		return out, nil
-	}
-	if !log.Continues(at) {
-		// Only the log itself knows its former epochs.
-		logs, err := h.Heads(ctx, a)
+	if len(unasked) > 0 {
+		kept, err := s.handler.history.Kept(ctx, s.entry.User, s.entry.Device, addresses...)
 		if err != nil {
-			return out, err
+			return err
 		}
-		log = logs[0]
+		for j, i := range unasked {
+			positions[i] = kept[j]
+		}
 	}
-	r := log.Resume(at)
-	out = opening{at: protocol.Position{Epoch: log.Epoch, Offset: r.Start}, first: log.First, top: log.Top, gaps: r.Gaps}
-	return out, nil
+
+	// Only the log itself knows its former epochs, and what they were worth.
+	var stale []int
+	addresses = addresses[:0]
+	for i, e := range entrances {
+		if at := positions[i]; at != nil && !e.log.Continues(*at) {
+			stale, addresses = append(stale, i), append(addresses, e.address)
+		}
+	}
+	if len(stale) > 0 {
+		logs, err := s.handler.history.AllHeads(ctx, addresses...)
+		if err != nil {
+			return err
+		}
+		for j, i := range stale {
+			entrances[i].log = logs[j]
+		}
+	}
+	for i, e := range entrances {
+		e.opening = s.openingOf(&e.log, positions[i])
+	}
+	return nil
+}
+
+func (s *session) openingOf(log *history.Log, at *protocol.Position) opening {
+	out := opening{at: protocol.Position{Epoch: log.Epoch, Offset: log.Top}, first: log.First, top: log.Top}
+	switch {
+	case at != nil:
+		r := log.Resume(*at)
+		out.at.Offset, out.gaps = r.Start, r.Gaps
+	case s.entry.Device != "":
+		out.at.Offset = max(log.First-1, log.Top-min(log.Top, newDeviceBacklog))
+	}
+	return out
 }
 
 // received notes how far this device has kept what it got.
@@ -85,7 +119,10 @@ func (s *session) history(f *protocol.Frame) {
 	if !ok {
 		return
 	}
-	page, err := s.page(a, f)
+	page, err := history.Page{}, history.ErrUnavailable
+	if s.handler.registry.Answers(a) { // otherwise nobody should wait to hear it
+		page, err = s.page(a, f)
+	}
 	if err != nil {
 		s.refuse(&protocol.ReplyError{
 			ID: string(f.ID), Code: protocol.CodeUnavailable, Message: "redis does not answer", RetryAfterMs: 1000,
@@ -109,7 +146,14 @@ func (s *session) page(a protocol.Address, f *protocol.Frame) (history.Page, err
 	ctx, h := context.Background(), s.handler.history
 	switch {
 	case f.HasBefore:
-		return h.Before(ctx, a, f.Before, f.Limit)
+		page, err := h.Before(ctx, a, f.Before, f.Limit)
+		if err != nil || f.Epoch == nil || f.Before == 0 {
+			return page, err
+		}
+		if r := page.Resume(protocol.Position{Epoch: string(f.Epoch), Offset: f.Before - 1}); r.Start+1 < f.Before {
+			return h.Before(ctx, a, r.Start+1, f.Limit)
+		}
+		return page, nil
 	case !f.HasAfter:
 		return h.Before(ctx, a, history.Newest, f.Limit)
 	}

@@ -2,6 +2,7 @@ package handler
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"chatgate/internal/gatewaytest"
@@ -28,8 +29,8 @@ func TestDeviceGoesOnBehindWhatItReceived(t *testing.T) {
 		bob.say(`{"type":"received","epoch":"foreign","offset":5}`)
 		bob.say(fmt.Sprintf(`{"type":"received","epoch":%q,"offset":3}`, epoch))
 		eventually(t, "the cursor stands at 3", func() bool {
-			at, ok, err := g.handler.history.Kept(t.Context(), "u:bob", "bob", "phone")
-			return err == nil && ok && at == protocol.Position{Epoch: epoch, Offset: 3}
+			at, err := g.handler.history.Kept(t.Context(), "bob", "phone", "u:bob")
+			return err == nil && at[0] != nil && *at[0] == protocol.Position{Epoch: epoch, Offset: 3}
 		})
 		bob.say(`{"type":"register","userId":"bob"}`)
 		bob.wantError(protocol.CodeAlreadyRegistered, "")
@@ -46,6 +47,11 @@ func TestDeviceGoesOnBehindWhatItReceived(t *testing.T) {
 		}
 		again.say(`{"type":"history","id":"h1","limit":2,"before":4}`)
 		if f := again.next("history"); f.ID != "h1" || f.First != 1 || f.Top != 5 {
+			t.Errorf("history: %s", f)
+		}
+		// What lies before an offset of an epoch that never was is nothing.
+		again.say(`{"type":"history","id":"h0","epoch":"foreign","before":4}`)
+		if f := again.next("history"); f.ID != "h0" || strings.Contains(string(f.Raw), `"messages":[{`) {
 			t.Errorf("history: %s", f)
 		}
 		// Any number may be asked for.
@@ -70,8 +76,8 @@ func TestGoodWordCountsBehindOneTooFar(t *testing.T) {
 		bob.say(fmt.Sprintf(`{"type":"received","epoch":%q,"offset":99}`, epoch))
 		bob.say(fmt.Sprintf(`{"type":"received","epoch":%q,"offset":3}`, epoch))
 		eventually(t, "the cursor stands at 3", func() bool {
-			at, ok, err := g.handler.history.Kept(t.Context(), "u:bob", "bob", "phone")
-			return err == nil && ok && at == protocol.Position{Epoch: epoch, Offset: 3}
+			at, err := g.handler.history.Kept(t.Context(), "bob", "phone", "u:bob")
+			return err == nil && at[0] != nil && *at[0] == protocol.Position{Epoch: epoch, Offset: 3}
 		})
 	})
 }

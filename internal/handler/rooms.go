@@ -14,72 +14,97 @@ import (
 
 // join enters a room. Who is in it already leaves it and comes again, at the position he asks for.
 func (s *session) join(f *protocol.Frame) {
-	if !s.allow(f, 1) {
+	if s.allow(f, 1) {
+		s.enter(f.ID, []protocol.RoomResume{{Room: f.Room, Resume: f.Resume}})
+	}
+}
+
+// enter joins rooms, all with a handful of calls to Redis, and answers for each. The id is of the join; a register has none. A room
+// that can't be entered now is answered unavailable, and who was in it before still is.
+func (s *session) enter(id []byte, rooms []protocol.RoomResume) {
+	rooms = s.withinLimit(id, rooms)
+	if len(rooms) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), s.handler.cfg.RegisterWait)
-	defer cancel()
-	s.enter(ctx, f.ID, []protocol.RoomResume{{Room: f.Room, Resume: f.Resume}})
-}
-
-// enter joins rooms, all in as few calls as their groups allow, and answers for each. The id is of the join; a register has none.
-func (s *session) enter(ctx context.Context, id []byte, rooms []protocol.RoomResume) {
 	h := s.handler
-	stays := make([]*router.Stay, 0, len(rooms))
-	addresses := make([]protocol.Address, 0, len(rooms))
+	ctx, cancel := context.WithTimeout(context.Background(), h.cfg.RegisterWait)
+	defer cancel()
+	addresses := make([]protocol.Address, len(rooms))
 	for i := range rooms {
-		room := protocol.RoomID(rooms[i].Room)
-		if s.rooms[room] == nil && h.cfg.MaxRooms > 0 && len(s.rooms) >= h.cfg.MaxRooms {
-			s.refuse(&protocol.ReplyError{ID: string(id), Code: protocol.CodeLimited, Message: "too many rooms", Limit: "rooms-per-connection"})
-			rooms = rooms[:i] // the others would be too many as well
-			break
-		}
-		s.exit(room, nil)
-		a := protocol.RoomAddress(room)
-		stay := h.router.Attach(a, s.conn)
-		if s.rooms == nil {
-			s.rooms = make(map[protocol.RoomID]*router.Stay)
-		}
-		s.rooms[room] = stay
-		stays, addresses = append(stays, stay), append(addresses, a)
+		addresses[i] = protocol.RoomAddress(protocol.RoomID(rooms[i].Room))
 	}
-	for i, at := range s.hold(ctx, addresses) {
-		if at.Err == nil {
-			log := history.Log{Epoch: at.Epoch, First: at.First, Top: at.Top}
-			if at.Err = s.follow(ctx, id, stays[i], rooms[i].Resume, log); at.Err != nil {
-				h.registry.Release(addresses[i])
-			}
-		}
+	if !h.registry.Answers(addresses...) { // nobody should wait to hear it
+		s.turnAway(id, len(rooms), presence.ErrUnavailable)
+		return
+	}
+	// Collecting begins before the room is held, so that nothing published to this gateway is missed.
+	stays := make([]*router.Stay, len(rooms))
+	for i, a := range addresses {
+		stays[i] = h.router.Attach(a, s.conn)
+	}
+	standings := h.registry.Hold(ctx, addresses...)
+	var held []int
+	var entrances []*entrance
+	var failed error
+	for i, at := range standings {
 		if at.Err != nil {
+			failed = at.Err
 			h.router.Detach(stays[i], nil)
-			delete(s.rooms, protocol.RoomID(rooms[i].Room))
-			h.cfg.Log.Warn("join failed", "conn", s.conn, "room", string(rooms[i].Room), "err", at.Err)
-			s.refuse(&protocol.ReplyError{
-				ID: string(id), Code: protocol.CodeUnavailable, Message: "room: redis does not answer", RetryAfterMs: 1000,
-			})
+			continue
 		}
+		held = append(held, i)
+		entrances = append(entrances, &entrance{
+			address: addresses[i], asked: rooms[i].Resume, log: history.Log{Epoch: at.Epoch, First: at.First, Top: at.Top},
+		})
+	}
+	if err := s.open(ctx, entrances); err != nil {
+		failed = err
+		for _, i := range held {
+			h.router.Detach(stays[i], nil)
+			h.registry.Release(addresses[i])
+		}
+		held = nil
+	}
+	for j, i := range held {
+		s.follow(id, protocol.RoomID(rooms[i].Room), stays[i], &entrances[j].opening)
+	}
+	if n := len(rooms) - len(held); n > 0 {
+		s.turnAway(id, n, failed)
 	}
 }
 
-// hold has the rooms held. With a Redis that is known not to answer, nobody waits to hear it.
-func (s *session) hold(ctx context.Context, rooms []protocol.Address) []presence.Standing {
-	if s.handler.registry.Answers(rooms...) {
-		return s.handler.registry.Hold(ctx, rooms...)
+// withinLimit returns the rooms that a connection may still enter, and refuses what is beyond.
+func (s *session) withinLimit(id []byte, rooms []protocol.RoomResume) []protocol.RoomResume {
+	most, n := s.handler.cfg.MaxRooms, len(s.rooms)
+	for i := range rooms {
+		if s.rooms[protocol.RoomID(rooms[i].Room)] != nil {
+			continue
+		}
+		if n++; most > 0 && n > most {
+			s.refuse(&protocol.ReplyError{ID: string(id), Code: protocol.CodeLimited, Message: "too many rooms", Limit: "rooms-per-connection"})
+			return rooms[:i]
+		}
 	}
-	out := make([]presence.Standing, len(rooms))
-	for i := range out {
-		out[i].Err = presence.ErrUnavailable
+	return rooms
+}
+
+// turnAway refuses rooms that Redis did not answer for: one error for each.
+func (s *session) turnAway(id []byte, rooms int, err error) {
+	s.handler.cfg.Log.Warn("join failed", "conn", s.conn, "rooms", rooms, "err", err)
+	for range rooms {
+		s.refuse(&protocol.ReplyError{
+			ID: string(id), Code: protocol.CodeUnavailable, Message: "room: redis does not answer", RetryAfterMs: 1000,
+		})
 	}
-	return out
 }
 
 // follow tells the client where it goes on in a room, and gives it what is there.
-func (s *session) follow(ctx context.Context, id []byte, stay *router.Stay, asked protocol.Resume, log history.Log) error {
-	open, err := s.open(ctx, stay.Address(), asked, log)
-	if err != nil {
-		return err
+func (s *session) follow(id []byte, room protocol.RoomID, stay *router.Stay, open *opening) {
+	s.exit(room, nil)
+	if s.rooms == nil {
+		s.rooms = make(map[protocol.RoomID]*router.Stay)
 	}
-	room := protocol.RoomID(stay.Address().Name())
+	s.rooms[room] = stay
 	frames := [][]byte{protocol.AppendJoined(nil, &protocol.Joined{
 		ID: id, Room: room, Epoch: open.at.Epoch, Offset: open.at.Offset, First: open.first, Top: open.top, Recovered: len(open.gaps) == 0,
 	})}
@@ -88,7 +113,6 @@ func (s *session) follow(ctx context.Context, id []byte, stay *router.Stay, aske
 		frames = append(frames, protocol.AppendGap(nil, &open.gaps[i]))
 	}
 	s.handler.router.Follow(stay, open.at, open.top, frames...)
-	return nil
 }
 
 // leave ends this connection's part in a room.

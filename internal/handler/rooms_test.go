@@ -2,7 +2,10 @@ package handler
 
 import (
 	"fmt"
+	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"chatgate/internal/gatewaytest"
 	"chatgate/internal/presence"
@@ -161,8 +164,8 @@ func TestDeviceGoesOnInItsRooms(t *testing.T) {
 		bob.say(`{"type":"received","room":"elsewhere","epoch":"e","offset":3}`)
 		bob.wantError(protocol.CodeNotJoined, "")
 		eventually(t, "the cursor stands at 3", func() bool {
-			at, ok, err := g.handler.history.Kept(t.Context(), "r:lobby", "bob", "phone")
-			return err == nil && ok && at == protocol.Position{Epoch: epoch, Offset: 3}
+			at, err := g.handler.history.Kept(t.Context(), "bob", "phone", "r:lobby")
+			return err == nil && at[0] != nil && *at[0] == protocol.Position{Epoch: epoch, Offset: 3}
 		})
 		again := g.open()
 		again.say(register)
@@ -197,6 +200,46 @@ func TestRoomsOfAConnectionAreLimited(t *testing.T) {
 	alice.join("4", "")
 	if n := g.registry.Stats().HeldAddresses; n != 3 {
 		t.Errorf("%d rooms are held", n)
+	}
+}
+
+// A client comes back to all its rooms with a device, and to rooms whose history has changed: however many, Redis is asked a handful
+// of times, so that it may be far away.
+func TestManyRoomsAreEnteredWithAHandfulOfCalls(t *testing.T) {
+	r := gatewaytest.Shared(t, gatewaytest.Standalone)
+	g := newGateway(t, r)
+	const many = 300
+	commands := func() int64 {
+		n, err := r.Client().Info(t.Context(), "stats").Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, _ := strings.Cut(n, "total_reads_processed:")
+		reads, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return reads
+	}
+	register := func(user, resume string) string {
+		var b strings.Builder
+		for i := range many {
+			fmt.Fprintf(&b, `,"%d":%s`, i, resume)
+		}
+		return fmt.Sprintf(`{"type":"register","userId":%q,"deviceId":"d","rooms":{%s}}`, user, b.String()[1:])
+	}
+	for name, resume := range map[string]string{"device": `null`, "foreign": `{"epoch":"foreign","offset":7}`} {
+		t.Run(name, func(t *testing.T) {
+			c := g.open()
+			before := commands()
+			c.say(register(name, resume))
+			if err := c.WaitCount(many, patience, "joined"); err != nil {
+				t.Fatal(err)
+			}
+			if n := commands() - before; n > many/4 {
+				t.Errorf("%d requests for %d rooms", n, many)
+			}
+		})
 	}
 }
 
@@ -253,6 +296,19 @@ func TestJoinWhileRedisIsAway(t *testing.T) {
 	alice.say(`{"type":"join","id":"j1","room":"news"}`)
 	if f := alice.wantError(protocol.CodeUnavailable, "j1"); f.Retry == 0 {
 		t.Errorf("refused: %s", f)
+	}
+	// Who is in a room and asks to be put at another position is still in it.
+	alice.say(`{"type":"join","id":"j0","room":"lobby","resume":{"offset":0}}`)
+	alice.wantError(protocol.CodeUnavailable, "j0")
+	eventually(t, "redis is known not to answer", func() bool { return !g.registry.Answers("r:lobby") })
+	began := time.Now()
+	for range 20 {
+		alice.say(`{"type":"history","id":"h1","room":"lobby"}`)
+		alice.wantError(protocol.CodeUnavailable, "h1")
+	}
+	alice.wantAlive()
+	if d := time.Since(began); d > 3*time.Second {
+		t.Errorf("20 histories and a heartbeat took %v", d)
 	}
 	if err := r.Resume(); err != nil {
 		t.Fatal(err)

@@ -19,11 +19,20 @@ func (s *shelf) keepAt(u protocol.UserID, d protocol.DeviceID, epoch string, off
 	}
 }
 
+// keptAt is a device's cursor; zero: none.
+func (s *shelf) keptAt(a protocol.Address, u protocol.UserID, d protocol.DeviceID) (at protocol.Position, err error) {
+	kept, err := s.Kept(ctx, u, d, a)
+	if err == nil && kept[0] != nil {
+		at = *kept[0]
+	}
+	return at, err
+}
+
 func (s *shelf) wantKept(u protocol.UserID, d protocol.DeviceID, epoch string, offset uint64) {
 	s.t.Helper()
-	at, ok, err := s.Kept(ctx, protocol.UserAddress(u), u, d)
-	if err != nil || ok != (epoch != "") || at != (protocol.Position{Epoch: epoch, Offset: offset}) {
-		s.t.Fatalf("%s of %s: %v %v (%v), want %s/%d", d, u, at, ok, err, epoch, offset)
+	at, err := s.keptAt(protocol.UserAddress(u), u, d)
+	if err != nil || at != (protocol.Position{Epoch: epoch, Offset: offset}) {
+		s.t.Fatalf("%s of %s: %v (%v), want %s/%d", d, u, at, err, epoch, offset)
 	}
 }
 
@@ -151,11 +160,11 @@ func TestCursorsOfRooms(t *testing.T) {
 			t.Errorf("%d moved (%v)", n, err)
 		}
 		s.keepAt("bob", "phone", s.head("bob").Epoch, 5, true)
-		if got, ok, err := s.Kept(ctx, "r:lobby", "bob", "phone"); got != at || !ok || err != nil {
-			t.Errorf("bob's phone kept %v of the lobby (%v, %v)", got, ok, err)
+		if got, err := s.Kept(ctx, "bob", "phone", "r:lobby", "r:other", "u:bob"); err != nil || got[0] == nil || *got[0] != at || got[1] != nil || got[2].Offset != 5 {
+			t.Errorf("bob's phone kept %v (%v)", got, err)
 		}
-		if _, ok, err := s.Kept(ctx, "r:lobby", "carol", "phone"); ok || err != nil {
-			t.Errorf("carol's phone was never there (%v)", err)
+		if got, err := s.Kept(ctx, "carol", "phone", "r:lobby"); err != nil || got[0] != nil {
+			t.Errorf("carol's phone was never there: %v (%v)", got, err)
 		}
 		s.wantKept("bob", "phone", s.head("bob").Epoch, 5)
 	})
@@ -173,7 +182,7 @@ func TestRedisThatIsAway(t *testing.T) {
 	_, err1 := s.After(ctx, "u:bob", 0, 1)
 	_, err2 := s.Heads(ctx, "u:bob")
 	_, err3 := s.Keep(ctx, Cursor{Address: "u:bob", User: "bob", Device: "phone", At: protocol.Position{Epoch: e, Offset: 1}})
-	_, _, err4 := s.Kept(ctx, "u:bob", "bob", "phone")
+	_, err4 := s.Kept(ctx, "bob", "phone", "u:bob")
 	for i, err := range []error{err1, err2, err3, err4} {
 		if !errors.Is(err, ErrUnavailable) {
 			t.Errorf("call %d: %v", i, err)

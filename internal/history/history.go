@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -118,6 +119,36 @@ func (r *Reader) page(ctx context.Context, a protocol.Address, direction string,
 		return Page{}, err
 	}
 	return pages[0], nil
+}
+
+// headsBatch is how many logs one call of AllHeads looks at.
+const headsBatch = 64
+
+// AllHeads returns the heads of any logs, in the order asked, with as few calls as
+// their groups allow.
+func (r *Reader) AllHeads(ctx context.Context, addresses ...protocol.Address) ([]Log, error) {
+	byGroup := make(map[int][]int) // the places of its addresses
+	for i, a := range addresses {
+		g := r.cfg.Layout.GroupIndex(a)
+		byGroup[g] = append(byGroup[g], i)
+	}
+	out := make([]Log, len(addresses))
+	for _, places := range byGroup {
+		for some := range slices.Chunk(places, headsBatch) {
+			asked := make([]protocol.Address, len(some))
+			for i, at := range some {
+				asked[i] = addresses[at]
+			}
+			heads, err := r.Heads(ctx, asked...)
+			if err != nil {
+				return nil, err
+			}
+			for i, at := range some {
+				out[at] = heads[i]
+			}
+		}
+	}
+	return out, nil
 }
 
 // Heads returns the heads of logs of one group (on Cluster: one partition), in
@@ -248,25 +279,40 @@ func (r *Reader) keepGroup(ctx context.Context, cursors []Cursor) (moved int, er
 	return moved, nil
 }
 
-// Kept returns how far a device of a user has kept what it got of an address;
-// false: never seen there.
-func (r *Reader) Kept(ctx context.Context, a protocol.Address, u protocol.UserID, d protocol.DeviceID) (protocol.Position, bool, error) {
+// Kept returns how far a device of a user has kept what it got of each address, in
+// the order asked; nil: never seen there. One round trip (on Cluster, one for each
+// master).
+func (r *Reader) Kept(ctx context.Context, u protocol.UserID, d protocol.DeviceID, addresses ...protocol.Address) ([]*protocol.Position, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()
-	s, err := r.client.HGet(ctx, keyspace.Cursors(a, u), string(d)).Result()
-	if errors.Is(err, redis.Nil) {
-		return protocol.Position{}, false, nil
+	cmds := make([]*redis.StringCmd, len(addresses))
+	if _, err := r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, a := range addresses {
+			cmds[i] = p.HGet(ctx, keyspace.Cursors(a, u), string(d))
+		}
+		return nil
+	}); err != nil && !errors.Is(err, redis.Nil) {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	if err != nil {
-		return protocol.Position{}, false, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	out := make([]*protocol.Position, len(addresses))
+	for i, cmd := range cmds {
+		if err := cmd.Err(); err != nil && !errors.Is(err, redis.Nil) {
+			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		out[i] = parseCursor(cmd.Val())
 	}
+	return out, nil
+}
+
+// parseCursor reads what keep.lua wrote; nil: nothing that can be read.
+func parseCursor(s string) *protocol.Position {
 	f := strings.Fields(s)
 	if len(f) != 3 {
-		return protocol.Position{}, false, nil
+		return nil
 	}
 	offset, err := strconv.ParseUint(f[1], 10, 64)
 	if err != nil {
-		return protocol.Position{}, false, nil
+		return nil
 	}
-	return protocol.Position{Epoch: f[0], Offset: offset}, true, nil
+	return &protocol.Position{Epoch: f[0], Offset: offset}
 }
