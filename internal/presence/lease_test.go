@@ -269,7 +269,7 @@ func TestALargeGatewayIsReapedToTheLast(t *testing.T) {
 	onRedis(t, []gatewaytest.Kind{gatewaytest.Embedded, gatewaytest.Standalone}, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r)
 		b := f.gateway("b")
-		const many = 5000
+		const many = 2000 // and as many rooms, in one hash
 		for names := users(many); len(names) > 0; names = names[500:] {
 			b.connectMany(names[:500]...)
 		}
