@@ -156,6 +156,15 @@ func (f *feed) lives() bool {
 	return false
 }
 
+// distrust has all who wait read their log again before they go live.
+func (f *feed) distrust() {
+	for i := range f.members {
+		if w := f.members[i].waiting; w != nil {
+			w.drop()
+		}
+	}
+}
+
 func (f *feed) position() protocol.Position {
 	return protocol.Position{Epoch: f.epoch, Offset: f.offset}
 }
@@ -275,8 +284,9 @@ type command struct {
 	at      protocol.Position
 	answer  chan bool // capacity 1; of commandLive and commandRepair
 
-	page *history.Page // of commandRepair: what was read above at
-	next *protocol.Position
+	page      *history.Page // of commandRepair: what was read above at
+	repairing *waiting      // of commandRepair
+	next      *protocol.Position
 
 	addresses []protocol.Address // of commandHeads
 	heads     []history.Log

@@ -69,11 +69,12 @@ func (b *bench) read(user protocol.UserID, log history.Log, more bool, offsets .
 		page.Messages = append(page.Messages, history.Message{Offset: o, Frame: frameOf(user, log.Epoch, o)})
 	}
 	var at, next protocol.Position
+	var repairing *waiting
 	if f := b.feeds[a]; f != nil {
-		at = f.position()
+		at, repairing = f.position(), f.repairing
 	}
 	answer := make(chan bool, 1)
-	b.do(command{kind: commandRepair, address: a, at: at, page: &page, next: &next, answer: answer})
+	b.do(command{kind: commandRepair, address: a, repairing: repairing, at: at, page: &page, next: &next, answer: answer})
 	b.out.Flush()
 	return <-answer
 }

@@ -650,6 +650,39 @@ func (c *cluster) wantStream(user protocol.UserID, want ...string) {
 	}
 }
 
+// A head is field h of a log's hash, as keyspace/lua/log.lua describes it.
+type head struct {
+	epoch    string
+	top      uint64
+	line     string
+	gen      int
+	count    int
+	since    int64 // s
+	extended int64 // s
+	cursor   string
+}
+
+func (c *cluster) head(user protocol.UserID) head {
+	c.t.Helper()
+	text, err := c.redis.Client().HGet(context.Background(), keyspace.Log(protocol.UserAddress(user)), "h").Result()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var h head
+	if _, err := fmt.Sscan(text, &h.epoch, &h.top, &h.line, &h.gen, &h.count, &h.since, &h.extended, &h.cursor); err != nil {
+		c.t.Fatalf("head %q: %v", text, err)
+	}
+	return h
+}
+
+func (c *cluster) setHead(user protocol.UserID, h head) {
+	c.t.Helper()
+	text := fmt.Sprintf("%s %d %s %d %d %d %d %s", h.epoch, h.top, h.line, h.gen, h.count, h.since, h.extended, h.cursor)
+	if err := c.redis.Client().HSet(context.Background(), keyspace.Log(protocol.UserAddress(user)), "h", text).Err(); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 // A tap sits on the line to Redis: it counts what goes over it, and can hold, delay and lose calls of scripts.
 type tap struct {
 	mu      sync.Mutex

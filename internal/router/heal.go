@@ -17,6 +17,7 @@ import (
 type recent struct {
 	chunks []recentChunk
 	bytes  int
+	began  time.Time // what the times of records count from
 }
 
 type recentChunk struct {
@@ -28,12 +29,16 @@ const (
 	// recentChunkBytes is the step in which memory is taken and given back.
 	recentChunkBytes = 64 << 10
 	// recentHead is the bytes of a record before address and frame: the two
-	// lengths, both hashes and the time.
-	recentHead = 4 + 4 + 16 + 8 + 8
+	// lengths, both hashes, the message's time, and when it was acknowledged.
+	recentHead  = recentAcked + 8
+	recentAcked = 4 + 4 + 16 + 8 + 8
 )
 
 // add copies an acknowledged message.
 func (k *recent) add(m *Message, now time.Time) {
+	if k.began.IsZero() {
+		k.began = now
+	}
 	need := recentHead + len(m.To) + len(m.Frame)
 	last := len(k.chunks) - 1
 	if last < 0 || len(k.chunks[last].b)+need > cap(k.chunks[last].b) {
@@ -48,8 +53,12 @@ func (k *recent) add(m *Message, now time.Time) {
 	c.b = binary.BigEndian.AppendUint32(c.b, uint32(len(m.Frame)))
 	c.b = append(append(c.b, m.key[:]...), m.content[:]...)
 	c.b = binary.BigEndian.AppendUint64(c.b, uint64(m.Ts))
+	c.b = binary.BigEndian.AppendUint64(c.b, k.moment(now))
 	c.b = append(append(c.b, m.To...), m.Frame...)
 }
+
+// moment is a time as a record holds it, ns. Nothing is older than the first record.
+func (k *recent) moment(t time.Time) uint64 { return uint64(max(0, t.Sub(k.began))) }
 
 // trim forgets what is older than since, and what is over so many bytes; it
 // returns how many chunks had to go for the latter.
@@ -74,28 +83,40 @@ func (k *recent) trim(since time.Time, bytes int) (early int) {
 	return early
 }
 
-// renew makes everything count as acknowledged now.
-func (k *recent) renew(now time.Time) {
+// each calls f with every record that was acknowledged since then, in that order. A
+// chunk may hold older ones: they are surely stored, and what knows a repeat of
+// them may be gone.
+func (k *recent) each(since time.Time, f func(c *recentChunk, record []byte, to, frame int)) {
+	first := k.moment(since)
 	for i := range k.chunks {
-		k.chunks[i].newest = now
-	}
-}
-
-// messages returns everything, in the order it was acknowledged. The frames alias
-// what is kept.
-func (k *recent) messages() []*Message {
-	var out []*Message
-	for _, c := range k.chunks {
-		for b := c.b; len(b) > 0; {
+		for b := k.chunks[i].b; len(b) > 0; {
 			to, frame := int(binary.BigEndian.Uint32(b)), int(binary.BigEndian.Uint32(b[4:]))
-			m := &Message{
-				key: [16]byte(b[8:24]), content: [8]byte(b[24:32]), Ts: int64(binary.BigEndian.Uint64(b[32:40])),
-				To: protocol.Address(b[recentHead : recentHead+to]), Frame: b[recentHead+to : recentHead+to+frame],
+			if binary.BigEndian.Uint64(b[recentAcked:]) >= first {
+				f(&k.chunks[i], b, to, frame)
 			}
-			out = append(out, m)
 			b = b[recentHead+to+frame:]
 		}
 	}
+}
+
+// renew makes everything acknowledged since then count as acknowledged now.
+func (k *recent) renew(since, now time.Time) {
+	k.each(since, func(c *recentChunk, b []byte, _, _ int) {
+		c.newest = now
+		binary.BigEndian.PutUint64(b[recentAcked:], k.moment(now))
+	})
+}
+
+// messages returns everything acknowledged since then, in that order. The frames
+// alias what is kept.
+func (k *recent) messages(since time.Time) []*Message {
+	var out []*Message
+	k.each(since, func(_ *recentChunk, b []byte, to, frame int) {
+		out = append(out, &Message{
+			key: [16]byte(b[8:24]), content: [8]byte(b[24:32]), Ts: int64(binary.BigEndian.Uint64(b[32:40])),
+			To: protocol.Address(b[recentHead : recentHead+to]), Frame: b[recentHead+to : recentHead+to+frame],
+		})
+	})
 	return out
 }
 
@@ -107,8 +128,9 @@ func (l *lane) heal(line string) error {
 	l.mu.Unlock()
 	// However long Redis was away: what counts is how old it was when Redis was
 	// last heard. What is older is surely stored, and its dedupe record may be gone.
-	l.recent.trim(alive.Add(-l.router.cfg.HealFor), l.router.cfg.HealBytes)
-	all := l.recent.messages()
+	since := alive.Add(-l.router.cfg.HealFor)
+	l.recent.trim(since, l.router.cfg.HealBytes)
+	all := l.recent.messages(since)
 	l.router.cfg.Log.Warn("redis tells another history, sending again", "group", string(l.group), "messages", len(all))
 	for len(all) > 0 {
 		n, bytes := 0, 0
@@ -123,7 +145,7 @@ func (l *lane) heal(line string) error {
 		all = all[n:]
 	}
 	l.line = line
-	l.recent.renew(time.Now()) // the new history has them since a moment ago
+	l.recent.renew(since, time.Now()) // the new history has them since a moment ago
 	return nil
 }
 

@@ -192,6 +192,50 @@ func TestHealingCanBeSwitchedOff(t *testing.T) {
 	}
 }
 
+// A quiet gateway acknowledged something long ago, and others have filled the log since, so that nothing there knows it any more. Redis is
+// restarted and lost nothing. What is too old to have been lost is not sent again, or it would stand there twice.
+func TestOldMessagesAreNotSentAgain(t *testing.T) {
+	r := gatewaytest.StartRedis(t, "--appendonly", "yes", "--appendfsync", "always")
+	net := newCluster(t, r)
+	const heal = 300 * time.Millisecond
+	a := net.gateway("a", func(s *settings) { s.router.HealFor = heal })
+	b := net.gateway("b", func(s *settings) { s.router.HealFor = 0 })
+	a.send("alice", "bob", "old", `1`).want(protocol.StatusStored)
+	began, n := time.Now(), 0
+	for range 3 { // generations of dedupe records, eleven minutes each
+		for range 260 {
+			n++
+			b.send("carol", "bob", "c"+strconv.Itoa(n), `0`).want(protocol.StatusStored)
+		}
+		h := net.head("bob")
+		h.since -= 660
+		net.setHead("bob", h)
+	}
+	eventually(t, "it is old", func() bool { return time.Since(began) > 2*heal })
+	a.send("alice", "bob", "new", `2`).want(protocol.StatusStored)
+	before, _ := net.stream("bob")
+	crash(t, r, 0)
+	eventually(t, "what is new was sent again", func() bool { return a.router.Stats().Healed >= 1 })
+	a.acknowledged("alice", "bob", "later") // behind all of it
+	if after, _ := net.stream("bob"); len(after) != len(before)+1 {
+		t.Errorf("%d messages in the log, want %d and the last one", len(after), len(before))
+	}
+}
+
+// Redis loses the same messages twice, and is away for longer each time than they are kept: what was sent again counts as young.
+func TestWhatWasSentAgainIsSentOnceMore(t *testing.T) {
+	r := gatewaytest.StartRedis(t)
+	net := newCluster(t, r)
+	const heal = 500 * time.Millisecond
+	a := net.gateway("a", func(s *settings) { s.router.HealFor = heal })
+	a.send("alice", "bob", "m1", `1`).want(protocol.StatusStored)
+	for lost := range 2 {
+		crash(t, r, 2*heal)
+		eventually(t, "it was sent again", func() bool { return a.router.Stats().Healed > uint64(lost) })
+	}
+	net.wantStream("bob", "m1")
+}
+
 // What is kept to be sent again is bounded by age and by bytes, and comes back as it was.
 func TestRecentIsBounded(t *testing.T) {
 	var k recent
@@ -205,7 +249,7 @@ func TestRecentIsBounded(t *testing.T) {
 		add(i, 1000, now.Add(time.Duration(i)*time.Millisecond))
 	}
 	add(1000, 200_000, now.Add(time.Second)) // larger than a chunk
-	all := k.messages()
+	all := k.messages(now)
 	if len(all) != 1001 {
 		t.Fatalf("%d messages, want all", len(all))
 	}
@@ -219,17 +263,22 @@ func TestRecentIsBounded(t *testing.T) {
 	if early := k.trim(now.Add(500*time.Millisecond), 32<<20); early != 0 {
 		t.Errorf("%d chunks forgotten early, want none", early)
 	}
-	if n := len(k.messages()); n < 501 || n > 501+recentChunkBytes/1000+1 {
-		t.Errorf("%d messages younger than half a second, want 501 and the rest of a chunk", n)
+	if n := len(k.messages(now.Add(500 * time.Millisecond))); n != 501 {
+		t.Errorf("%d messages younger than half a second, want 501", n)
+	}
+	// Sent again, they are as young as can be; what was not sent stays old.
+	k.renew(now.Add(900*time.Millisecond), now.Add(2*time.Second))
+	if n := len(k.messages(now.Add(1500 * time.Millisecond))); n != 101 {
+		t.Errorf("%d messages were made young again, want 101", n)
 	}
 	if early := k.trim(now, 300_000); early == 0 || k.bytes > 300_000 || k.bytes < 200_000 {
 		t.Errorf("%d chunks forgotten early, %d bytes left", early, k.bytes)
 	}
-	if all = k.messages(); all[len(all)-1].Ts != minTs+1000 {
+	if all = k.messages(now); all[len(all)-1].Ts != minTs+1000 {
 		t.Error("the newest was forgotten first")
 	}
 	k.trim(now.Add(time.Hour), 300_000)
-	if k.bytes != 0 || len(k.messages()) != 0 {
+	if k.bytes != 0 || len(k.messages(now)) != 0 {
 		t.Errorf("%d bytes left", k.bytes)
 	}
 }

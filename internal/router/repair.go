@@ -19,28 +19,30 @@ func (d *deliverer) repair(a protocol.Address, f *feed) {
 	if f.repairing != nil || !f.lives() {
 		return
 	}
-	f.repairing = &waiting{}
+	w := &waiting{}
+	f.repairing = w
 	d.router.counts.repairs.Add(1)
 	at := f.position()
 	d.router.spawn(func() {
-		for d.router.repairStep(a, &at) {
+		for d.router.repairStep(a, w, &at) {
 		}
 	})
 }
 
 // repairStep reads one page and has it delivered; false when the feed is whole.
-func (r *Router) repairStep(a protocol.Address, at *protocol.Position) bool {
+// The waiting is that of the repair it belongs to: another may have begun since.
+func (r *Router) repairStep(a protocol.Address, w *waiting, at *protocol.Position) bool {
 	page, err := r.readAfter(a, at.Offset)
 	if err != nil {
 		return r.rest(r.cfg.Probe)
 	}
-	return !r.ask(a, command{kind: commandRepair, address: a, at: *at, page: &page, next: at})
+	return !r.ask(a, command{kind: commandRepair, address: a, repairing: w, at: *at, page: &page, next: at})
 }
 
 // repaired delivers what was read for a feed. It answers true when the feed is
 // whole; otherwise next is where reading goes on.
 func (d *deliverer) repaired(f *feed, cmd command) bool {
-	if f == nil || f.repairing == nil {
+	if f == nil || f.repairing == nil || f.repairing != cmd.repairing {
 		return true
 	}
 	if cmd.at != f.position() {
@@ -72,7 +74,7 @@ func (d *deliverer) repaired(f *feed, cmd command) bool {
 	rest, ok := f.repairing.joins(f.position())
 	if !ok {
 		// What waits goes beyond what was read, or was too much: read on.
-		f.repairing = &waiting{}
+		*f.repairing = waiting{}
 		return false
 	}
 	for i := range rest {
@@ -145,7 +147,13 @@ const checkBatch = 64
 // check compares all feeds of the group with their logs, in the background and
 // paced by its own round trips. A check that is asked for while one runs comes
 // after it.
+//
+// Who is about to go live is not compared: what waits for him is forgotten, so
+// that he reads the log once more.
 func (d *deliverer) check() {
+	for _, f := range d.feeds {
+		f.distrust()
+	}
 	if d.checking {
 		d.checkAgain = true
 		return
@@ -206,6 +214,9 @@ func (d *deliverer) compare(addresses []protocol.Address, heads []history.Log) {
 // reach repairs a feed that is behind where its log was seen to stand.
 func (d *deliverer) reach(a protocol.Address, at protocol.Position) {
 	f := d.feeds[a]
+	if f != nil {
+		f.distrust()
+	}
 	switch {
 	case f == nil || !f.lives() || at.Epoch == f.epoch && at.Offset <= f.offset:
 	case f.repairing != nil:

@@ -302,6 +302,66 @@ func TestReadUnderWayGoesOnWhenTheLogIsFurther(t *testing.T) {
 	b.wantPositions(bob, "e1/1", "e1/2", "e1/3")
 }
 
+// Bob's register is under way when a publish to his gateway is lost. He goes live, and has the message all the same: whoever waits for his
+// turn when something is missed reads his log once more.
+func TestWhatIsMissedWhileSomebodyComesIsRead(t *testing.T) {
+	r := gatewaytest.Shared(t, gatewaytest.Standalone)
+	net := newCluster(t, r)
+	a, b := net.gateway("a", brisk), net.gateway("b", brisk)
+	bob, x := b.hold("bob")
+	x.attach()
+	reg := x.register()
+	t.Cleanup(func() { acl(t, r, "+publish", "+spublish") })
+	acl(t, r, "-publish", "-spublish")
+	a.send("alice", "bob", "m1", `1`).want(protocol.StatusStored)
+	acl(t, r, "+publish", "+spublish")
+	eventually(t, "b has missed it", func() bool { return b.router.Stats().MissedPublishes > 0 })
+	x.follow(reg)
+	bob.wantRegistered()
+	bob.messages(1)
+}
+
+// Bob's register is under way when Redis' history changes. He is told of it once he is live.
+func TestRollWhileSomebodyComesIsTold(t *testing.T) {
+	r := gatewaytest.Shared(t, gatewaytest.Standalone)
+	net := newCluster(t, r)
+	a, b := net.gateway("a", brisk), net.gateway("b", brisk)
+	a.send("alice", "bob", "m1", `1`).want(protocol.StatusStored)
+	bob, x := b.hold("bob")
+	x.attach()
+	reg := x.register()
+	newLine(t, r)
+	d := b.router.deliverer("u:bob")
+	heard := d.pulsed.Load()
+	eventually(t, "b has heard of it", func() bool { return d.pulsed.Load() > heard+int64(time.Second) })
+	x.follow(reg)
+	bob.wantRegistered()
+	eventually(t, "bob is told", func() bool { return len(bob.Notes().Gaps) == 1 })
+}
+
+// Everybody left while the log was read for them, and others came, for whom it is read as well: the first read ends with those it was for.
+func TestReadOfThoseWhoLeftEnds(t *testing.T) {
+	b := newBench(t)
+	bob, one := b.attach("bob")
+	b.live(bob, one, "e1", 0)
+	b.stored("bob", "e1", 2)
+	first := b.feeds["u:bob"].repairing
+	b.detach(one)
+	phone, two := b.attach("bob")
+	b.live(phone, two, "e1", 0)
+	b.stored("bob", "e1", 2)
+	page := history.Page{Log: logOf("e1", 2)}
+	var next protocol.Position
+	answer := make(chan bool, 1)
+	b.do(command{kind: commandRepair, address: "u:bob", repairing: first, at: protocol.Position{Epoch: "e1"}, page: &page, next: &next, answer: answer})
+	if !<-answer {
+		t.Error("the read of those who left goes on")
+	}
+	if f := b.feeds["u:bob"]; f.repairing == nil || f.repairing == first {
+		t.Error("the read of those who came has ended")
+	}
+}
+
 // An operator deleted the newest message: a feed that reads the log is whole all the same, and goes on behind it.
 func TestDeletedMessageDoesNotHoldAFeedUp(t *testing.T) {
 	b := newBench(t)
