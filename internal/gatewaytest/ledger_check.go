@@ -185,7 +185,7 @@ func (rd *reading) settle(m *Letter) {
 	if ack.Pos.Epoch == rd.first.Epoch && ack.Pos.Offset <= rd.first.Offset {
 		return // it was there before its receiver first came, who asked for nothing older
 	}
-	said := slices.ContainsFunc(rd.gaps, func(g *Heard) bool { return g.announces(ack.Pos) || rd.skips(g, ack) })
+	said := slices.ContainsFunc(rd.gaps, func(g *Heard) bool { return g.announces(ack.Pos) })
 	list := LostSilently
 	if said {
 		list = LostAnnounced

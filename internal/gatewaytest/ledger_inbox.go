@@ -78,7 +78,7 @@ const (
 type inbox struct {
 	known bool // there is a position
 	at    Position
-	gapOf string // epoch of the gap that led here, while nothing else has come
+	gapOf string // epoch of the gap that led here, while nothing else has come; what else is told of it leads to the same place
 	has   map[letterKey]bool
 }
 
@@ -128,7 +128,7 @@ func (in *inbox) registered(h *Heard) (complaint string) {
 }
 
 func (in *inbox) gap(h *Heard) (complaint string) {
-	before, second := in.at, h.Epoch == in.gapOf && h.Pos == in.at
+	before, second := in.at, in.gapOf != "" && h.Pos == in.at
 	in.known, in.at, in.gapOf = true, h.Pos, h.Epoch
 	switch {
 	case second: // it says more of what the first one led over

@@ -171,7 +171,8 @@ func (l *modelLife) resume(at modelPosition) (start uint64, gaps []modelGap) {
 	if era < 0 {
 		// Nothing is known of where it ended: all that is kept may be new.
 		start = l.first - 1
-		return start, []modelGap{{at.Epoch, at.Offset + 1, 0, "history", l.at(start)}}
+		gaps = []modelGap{{at.Epoch, at.Offset + 1, 0, "history", l.at(start)}}
+		return start, append(gaps, l.ends(max(0, len(l.eras)-1-knownEpochs), start)...)
 	}
 	present, end := era == len(l.eras)-1, l.reach(era)
 	start = min(at.Offset, end)
@@ -181,8 +182,17 @@ func (l *modelLife) resume(at modelPosition) (start uint64, gaps []modelGap) {
 	if at.Offset > end {
 		gaps = append(gaps, modelGap{at.Epoch, end + 1, at.Offset, "ahead", l.at(start)})
 	}
+	gaps = append(gaps, l.ends(era+1, start)...)
 	trim(true)
 	return start, gaps
+}
+
+// ends are the gaps that name the end of each epoch from one on, up to the present one.
+func (l *modelLife) ends(from int, start uint64) (gaps []modelGap) {
+	for i := from; i < len(l.eras)-1; i++ {
+		gaps = append(gaps, modelGap{l.eras[i].epoch, l.reach(i) + 1, 0, "history", l.at(start)})
+	}
+	return gaps
 }
 
 // modelCursor is what a device may be remembered to have kept. Of what it says in one moment only the last word has to be written down.

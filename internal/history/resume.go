@@ -1,6 +1,10 @@
 package history
 
-import "chatgate/internal/protocol"
+import (
+	"slices"
+
+	"chatgate/internal/protocol"
+)
 
 // Resumption is where a receiver goes on, and what it misses.
 type Resumption struct {
@@ -46,6 +50,7 @@ func (l *Log) Resume(at protocol.Position) Resumption {
 		// An epoch this log never had, or forgot: all that is kept may be new.
 		r.Start = l.First - 1
 		r.Gaps = []protocol.Gap{{Epoch: at.Epoch, From: at.Offset + 1, Reason: protocol.GapHistory, Next: l.position(r.Start)}}
+		r.rolled(l, len(l.Rolls))
 		return r
 	default:
 		r.Start = min(at.Offset, end)
@@ -56,11 +61,21 @@ func (l *Log) Resume(at protocol.Position) Resumption {
 				Epoch: at.Epoch, From: end + 1, To: at.Offset, Reason: protocol.GapAhead, Next: l.position(r.Start),
 			})
 		}
+		r.rolled(l, slices.IndexFunc(l.Rolls, func(p protocol.Position) bool { return p.Epoch == at.Epoch }))
 	}
 	if r.Start+1 < l.First {
 		r.trimmed(l, r.Start)
 	}
 	return r
+}
+
+// rolled names the end of each epoch that came after the one so many rolls ago: what was acknowledged behind it is lost, and nobody
+// else tells.
+func (r *Resumption) rolled(l *Log, ago int) {
+	for i := ago - 1; i >= 0; i-- {
+		end, _ := l.end(l.Rolls[i].Epoch)
+		r.Gaps = append(r.Gaps, protocol.Gap{Epoch: l.Rolls[i].Epoch, From: end + 1, Reason: protocol.GapHistory, Next: l.position(r.Start)})
+	}
 }
 
 func (r *Resumption) trimmed(l *Log, from uint64) {

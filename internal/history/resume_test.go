@@ -45,14 +45,20 @@ func TestWhatAPositionIsWorth(t *testing.T) {
 		"within the epoch before":         {tabled, "e2", 35, 35, []protocol.Gap{{Epoch: "e2", From: 41, Reason: protocol.GapHistory, Next: next(35)}}},
 		"more than the epoch before kept": {tabled, "e2", 44, 40, ahead("e2", 41, 44, 40)},
 		"an old epoch, and trimmed": {tabled, "e1", 5, 20, []protocol.Gap{
-			{Epoch: "e1", From: 31, Reason: protocol.GapHistory, Next: next(5)}, trimmed(6, 20),
+			{Epoch: "e1", From: 31, Reason: protocol.GapHistory, Next: next(5)},
+			{Epoch: "e2", From: 41, Reason: protocol.GapHistory, Next: next(5)},
+			trimmed(6, 20),
 		}},
 		"a later roll lost more": {
 			Log{Epoch: "e3", First: 1, Top: 50, Rolls: []protocol.Position{{Epoch: "e2", Offset: 25}, {Epoch: "e1", Offset: 30}}},
 			"e1", 30, 25,
-			ahead("e1", 26, 30, 25),
+			append(ahead("e1", 26, 30, 25), protocol.Gap{Epoch: "e2", From: 26, Reason: protocol.GapHistory, Next: next(25)}),
 		},
-		"a foreign epoch": {tabled, "x", 33, 20, []protocol.Gap{{Epoch: "x", From: 34, Reason: protocol.GapHistory, Next: next(20)}}},
+		"a foreign epoch": {tabled, "x", 33, 20, []protocol.Gap{
+			{Epoch: "x", From: 34, Reason: protocol.GapHistory, Next: next(20)},
+			{Epoch: "e1", From: 31, Reason: protocol.GapHistory, Next: next(20)},
+			{Epoch: "e2", From: 41, Reason: protocol.GapHistory, Next: next(20)},
+		}},
 		"a foreign epoch, nothing kept": {
 			Log{Epoch: "e3", First: 51, Top: 50},
 			"x", 2, 50,
@@ -167,6 +173,15 @@ func (m *modelLog) check(t *rapid.T, r reader) {
 			return g.Epoch == r.at.Epoch && g.From <= o && (g.To == 0 || o <= g.To)
 		}) {
 			t.Fatalf("%v is not told that %d of its epoch is lost: %+v of %+v", r.at, o, s.Gaps, l)
+		}
+	}
+	// Behind the end of every epoch since something may be lost that was acknowledged: each is named.
+	since := slices.IndexFunc(l.Rolls, func(p protocol.Position) bool { return p.Epoch == r.at.Epoch })
+	for _, roll := range l.Rolls[:max(since, 0)] {
+		if !slices.ContainsFunc(s.Gaps, func(g protocol.Gap) bool {
+			return g.Epoch == roll.Epoch && g.From == endOf(l, roll.Epoch)+1 && g.To == 0
+		}) {
+			t.Fatalf("%v is not told of the end of %s: %+v of %+v", r.at, roll.Epoch, s.Gaps, l)
 		}
 	}
 	rolled := slices.ContainsFunc(s.Gaps, func(g protocol.Gap) bool { return g.Reason != protocol.GapTrimmed && g.Epoch == r.at.Epoch })
