@@ -91,7 +91,7 @@ type ClusterConfig struct {
 
 // HistoryConfig says what is kept of each log. Gateways trim the same logs, so all must have the same.
 type HistoryConfig struct {
-	Messages  int           `default:"1000" help:"Messages kept for each user, about: a log is trimmed in steps of Redis' stream nodes."`
+	Messages  int           `default:"1000" help:"Messages kept for each user and each room, about: a log is trimmed in steps of Redis' stream nodes."`
 	Age       time.Duration `default:"168h" help:"How long a message is kept; it is taken out at most an hour later."`
 	Positions time.Duration `default:"888h" help:"How long a log's position and the cursors of devices outlive their last use."`
 }

@@ -117,7 +117,7 @@ var Closes = [...]CloseInfo{
 	{CloseTryAgainLater, "try_again_later", true, "Too many connections for now."},
 	{CloseDraining, "draining", true, "This gateway is shutting down; the others carry on."},
 	{CloseSlowConsumer, "slow_consumer", true, "The client did not read what was sent to it."},
-	{CloseHeartbeatTimeout, "heartbeat_timeout", true, "No frame for 90 s."},
+	{CloseHeartbeatTimeout, "heartbeat_timeout", true, "No frame for 90 s, or a message that was begun and not completed in 10 s."},
 	{ClosePingTimeout, "ping_timeout", true, "Not a byte came after a ping."},
 	{CloseSuperseded, "superseded", true, "The cluster had given this connection up, after a pause of its gateway, say."},
 	{CloseRebalance, "rebalance", true, "Moved to spread connections evenly."},

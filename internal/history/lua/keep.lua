@@ -37,7 +37,10 @@ local function keep(cursorsKey, logKey, device, epoch, offset)
     if storedAge then
       -- Offsets go on over a roll, so both say what they mean in the present log.
       local had, has = math.min(tonumber(o), storedLeast), math.min(offset, least)
-      if had > has or had == has and storedAge <= age then return 0 end
+      if had > has or had == has and storedAge <= age then
+        redis.call('PEXPIRE', cursorsKey, ARGV[1]) -- a word all the same
+        return 0
+      end
     end
   elseif redis.call('HLEN', cursorsKey) >= tonumber(ARGV[2]) then
     -- The device that was silent for longest is forgotten.
