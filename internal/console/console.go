@@ -34,11 +34,12 @@ var contentTypes = map[string]string{
 	".svg":  "image/svg+xml",
 }
 
-// policy lets the page load its own files and open WebSockets, nothing else.
+// policy lets the page load its own files and open WebSockets, nothing else, and
+// lets no text become markup: the browser refuses what a script might do in error.
 // 'self' does not cover ws: and wss: in every browser, hence the schemes. The form
 // may be sent before the script is there: it leads to the page's own address.
-const policy = "default-src 'self'; connect-src 'self' ws: wss:; object-src 'none'; " +
-	"base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self' ws: wss:; " +
+	"base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 
 type file struct {
 	body        []byte

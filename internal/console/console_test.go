@@ -35,7 +35,7 @@ func TestEveryFileComesWithItsTypeAndTheSecurityHeaders(t *testing.T) {
 		"/":           "text/html; charset=utf-8",
 		"/app.js":     "text/javascript; charset=utf-8",
 		"/session.js": "text/javascript; charset=utf-8",
-		"/frames.js":  "text/javascript; charset=utf-8",
+		"/talk.js":    "text/javascript; charset=utf-8",
 		"/style.css":  "text/css; charset=utf-8",
 		"/icon.svg":   "image/svg+xml",
 	} {
@@ -128,13 +128,24 @@ func TestScriptsNeverParseMarkup(t *testing.T) {
 	}
 }
 
-// Every element the scripts ask for by id is in the page.
-func TestScriptsAndPageAgreeOnIDs(t *testing.T) {
+// Every element the scripts ask for by id is in the page, and every script they load is asked for at once.
+func TestScriptsAndPageAgree(t *testing.T) {
 	html := read(t, "index.html")
-	scripts := read(t, "app.js") + read(t, "frames.js")
-	for _, m := range regexp.MustCompile(`\$\('([a-z-]+)'\)|querySelector\('#([a-z-]+)'\)`).FindAllStringSubmatch(scripts, -1) {
-		if id := m[1] + m[2]; !strings.Contains(html, `id="`+id+`"`) {
-			t.Errorf("no element has the id %q", id)
+	entries, err := fs.ReadDir(static, "static")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if path.Ext(e.Name()) != ".js" {
+			continue
+		}
+		if !strings.Contains(html, `="`+e.Name()+`"`) {
+			t.Errorf("index.html doesn't name %s", e.Name())
+		}
+		for _, m := range regexp.MustCompile(`\$\('([a-z-]+)'\)|querySelector\('#([a-z-]+)'\)`).FindAllStringSubmatch(read(t, e.Name()), -1) {
+			if id := m[1] + m[2]; !strings.Contains(html, `id="`+id+`"`) {
+				t.Errorf("%s: no element has the id %q", e.Name(), id)
+			}
 		}
 	}
 }

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/gorilla/websocket"
 )
 
@@ -45,6 +47,7 @@ func startChromium(t *testing.T) *chromium {
 	p := Start(t, Command{Name: "chromium", Path: path, Args: []string{
 		"--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--disable-breakpad",
 		"--log-level=3", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+		"--window-size=1280,900",
 		"--remote-debugging-port=0", "--user-data-dir=" + profile, "about:blank",
 	}})
 
@@ -275,6 +278,36 @@ func (p *tab) enter() {
 	p.must("Input.dispatchKeyEvent", key, nil)
 	key["type"] = "keyUp"
 	p.must("Input.dispatchKeyEvent", key, nil)
+}
+
+// texts returns the texts of all elements that the selector finds.
+func (p *tab) texts(selector string) []string {
+	p.browser.t.Helper()
+	var texts []string
+	p.eval(fmt.Sprintf("[...document.querySelectorAll(%q)].map((e) => e.textContent.trim())", selector), &texts)
+	return texts
+}
+
+// wantTexts waits until these are the texts of all elements that the selector finds.
+func (p *tab) wantTexts(selector string, want ...string) {
+	p.browser.t.Helper()
+	err := Poll(3*Deadline, func() error {
+		if diff := cmp.Diff(want, p.texts(selector), cmpopts.EquateEmpty()); diff != "" {
+			return errors.New(diff)
+		}
+		return nil
+	})
+	if err != nil {
+		p.browser.t.Fatalf("page of %s: %s (-want +got):\n%v", p.name, selector, err)
+	}
+}
+
+// fill writes into a field and sends its form, by the keyboard.
+func (p *tab) fill(field, text string) {
+	p.browser.t.Helper()
+	p.eval(fmt.Sprintf("document.querySelector(%q).focus()", field), nil)
+	p.write(text)
+	p.enter()
 }
 
 func (p *tab) click(selector string) {

@@ -3,6 +3,7 @@
 package gatewaytest
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 
@@ -15,9 +16,7 @@ const thread = "#threads > :not([hidden]) "
 // say writes a message in the page and sends it by the keyboard.
 func (p *tab) say(text string) {
 	p.browser.t.Helper()
-	p.eval("document.querySelector('#text').focus()", nil)
-	p.write(text)
-	p.enter()
+	p.fill("#text", text)
 	p.wantExactly(thread+".mine .content", text)
 }
 
@@ -37,20 +36,60 @@ func gatewayID(t *testing.T, g *Gateway) string {
 	return fmt.Sprint(stats["gateway_id"])
 }
 
+// atTheDoor waits until the page takes a name. Before its script is there, the form would lead to another page.
+func (p *tab) atTheDoor() {
+	p.browser.t.Helper()
+	err := Poll(3*Deadline, func() error {
+		var ready bool
+		if p.eval("!!document.querySelector('#enter')?.onsubmit", &ready); !ready {
+			return errors.New("no script yet")
+		}
+		return nil
+	})
+	if err != nil {
+		p.browser.t.Fatalf("page of %s: %v", p.name, err)
+	}
+}
+
+// served says whether the gateway knows a type of frame. The page makes do without watch and members.
+func served(t *testing.T, g *Gateway, kind, answer string, fields ...any) bool {
+	t.Helper()
+	c := Connect(t, g.WS(), "prober")
+	defer c.Cut()
+	if err := c.Write(object(kind, append([]any{"id", "probe"}, fields...))); err != nil {
+		t.Fatal(err)
+	}
+	err := c.wait(Deadline, "answer to "+kind, func() bool { return len(c.queues[answer])+len(c.queues["error"]) > 0 })
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := c.Left("error")
+	return len(refused) == 0 || refused[0].CodeText() != "unknown_type"
+}
+
+// wantPresence waits for what the page says of the person it chats with: nothing where the gateway can't tell.
+func (p *tab) wantPresence(watched bool, want string) {
+	p.browser.t.Helper()
+	if watched {
+		p.wantPart(".with-presence #peer-presence", want)
+	} else {
+		p.wantTexts(".with-presence")
+	}
+}
+
 // Two people, two windows, two gateways: everything the page says comes from the cluster.
 func TestTwoPagesChatAcrossGateways(t *testing.T) {
 	r := Shared(t, Standalone)
 	a, b := StartGateway(t, r, Options{Name: "a"}), StartGateway(t, r, Options{Name: "b"})
+	watched := served(t, a, "watch", "presence", "users", []string{"bob"})
 	browser := startChromium(t)
 
 	// Alice comes in by the form, with the keyboard; Bob by a link.
 	alice := browser.open("alice", a.URL()+"/")
-	alice.wantExactly("#enter button", "Enter")
+	alice.atTheDoor()
 	alice.eval("document.querySelector('#enter-user').focus()", nil)
 	alice.write("alice")
-	alice.eval("document.querySelector('#enter-to').focus()", nil)
-	alice.write("bob")
-	alice.enter()
+	alice.fill("#enter-to", "bob")
 	bob := browser.open("bob", b.URL()+"/?user=bob&to=alice")
 
 	if got, want := alice.connected(), gatewayID(t, a); got != want {
@@ -59,8 +98,8 @@ func TestTwoPagesChatAcrossGateways(t *testing.T) {
 	if got, want := bob.connected(), gatewayID(t, b); got != want {
 		t.Errorf("bob's page names gateway %q, want %q", got, want)
 	}
-	alice.wantExactly("#peer-presence", "online")
-	bob.wantExactly("#peer-presence", "online")
+	alice.wantPresence(watched, "online")
+	bob.wantPresence(watched, "online")
 
 	alice.say("hello bob")
 	bob.wantExactly(thread+".theirs .content", "hello bob")
@@ -88,11 +127,9 @@ func TestTwoPagesChatAcrossGateways(t *testing.T) {
 	bob.wantPart(thread+".theirs .content", `"order": 7`)
 
 	// Someone who isn't there: stored, and said so.
-	alice.eval("document.querySelector('#add-name').focus()", nil)
-	alice.write("dave")
-	alice.enter()
+	alice.fill("#add-name", "dave")
 	alice.wantExactly("#peer h2", "dave")
-	alice.wantExactly("#peer-presence", "offline")
+	alice.wantPresence(watched, "offline")
 	alice.say("for later")
 	alice.wantPart(thread+".ack", "stored")
 
@@ -102,7 +139,7 @@ func TestTwoPagesChatAcrossGateways(t *testing.T) {
 	before := bob.text("#frames-list")
 	alice.click("#people li:first-child button")
 	alice.say("while paused")
-	bob.wantPart("#frames-pause", "Resume (1")
+	bob.wantPart("#frames-pause", "Resume (2)") // the typing sign, and the message
 	if after := bob.text("#frames-list"); after != before {
 		t.Error("the frames moved while paused")
 	}
@@ -110,9 +147,9 @@ func TestTwoPagesChatAcrossGateways(t *testing.T) {
 	bob.wantPart("#frames-list li", "while paused")
 
 	// Bob goes: alice sees it.
-	bob.click("#leave")
+	bob.click("#sign-out")
 	bob.wantExactly("#enter button", "Enter")
-	alice.wantPart("#peer-presence", "offline")
+	alice.wantPresence(watched, "offline")
 }
 
 // A message written while the gateway is dead goes out when the page has come back, once.
@@ -184,14 +221,15 @@ func TestPageShowsEachMessageOnce(t *testing.T) {
 		const { Session } = await import('./session.js');
 		globalThis.WebSocket = class { static OPEN = 1; readyState = 1; sent = []; constructor() { globalThis.line = this; } send(t) { this.sent.push(JSON.parse(t)); } close() {} };
 		const shown = [], gaps = [], states = [];
-		const session = new Session('ws://x/ws', { frame() {}, ack() {}, refused() {}, presence() {},
-			message: (m) => shown.push(m.content), gap: (g) => gaps.push(g.got), state: (s) => states.push(s.name) });
+		const session = new Session('ws://x/ws', { frame() {}, ack() {}, refused() {}, joined() {}, notJoined() {}, presence() {}, members() {}, unserved() {},
+			message: (m, old) => shown.push(m.content + (old ? ', old' : '')), gap: (g) => gaps.push(g.next), state: (s) => states.push(s.name) });
 		const tell = (frame) => line.onmessage({ data: JSON.stringify(frame) });
 		const come = (from, id, epoch, offset, content) => tell({ type: 'message', from, id, epoch, offset, content });
 		session.start('alice', 'd1');
 		line.onopen();
-		tell({ type: 'registered', epoch: 'e', offset: 4, top: 4, recovered: false, heartbeatIntervalMs: 1e9 });
-		come('bob', 'm1', 'e', 4, 'stored before');
+		tell({ type: 'registered', epoch: 'e', offset: 3, top: 4, recovered: true, heartbeatIntervalMs: 1e9 });
+		come('bob', 'm0', 'e', 3, 'stored before');
+		come('bob', 'm1', 'e', 4, 'backlog');
 		come('bob', 'm2', 'e', 5, 'one');
 		come('bob', 'm2', 'e', 5, 'one again');
 		come('carol', 'm2', 'e', 6, 'two');
@@ -199,16 +237,28 @@ func TestPageShowsEachMessageOnce(t *testing.T) {
 		come('bob', 'm3', 'f', 8, 'three');
 		come('bob', 'm4', 'e', 6, 'late, of the old epoch');
 		tell({ type: 'message', from: 'bob', id: 'm5', content: 'ephemeral', ephemeral: true });
-		const id = session.send('bob', 'unanswered');
+		const id = session.send({ to: 'bob' }, 'unanswered');
+		session.join('__proto__');
+		tell({ type: 'joined', room: '__proto__', epoch: 'r', offset: 7, top: 8, recovered: true });
+		const say = (offset) => tell({ type: 'message', from: 'bob', id: 'r' + offset, room: '__proto__', epoch: 'r', offset, content: 'room ' + offset });
+		[8, 9, 9].forEach(say);
 		line.onclose({ code: 1006, reason: '' });
 		session.start('alice', 'd1');
 		line.onopen();
 		const register = line.sent.at(-1);
-		tell({ type: 'registered', epoch: 'f', offset: 10, top: 10, recovered: false, heartbeatIntervalMs: 1e9 });
+		tell({ type: 'registered', epoch: 'f', offset: 10, top: 12, recovered: false, heartbeatIntervalMs: 1e9 });
 		const repeated = line.sent.at(-1);
+		tell({ type: 'gap', epoch: 'f', from: 9, to: 10, reason: 'trimmed', next: { epoch: 'f', offset: 10 } });
+		come('bob', 'm6', 'f', 10, 'before the gap');
+		come('bob', 'm7', 'f', 11, 'missed');
+		say(10); // not joined yet
+		tell({ type: 'joined', room: '__proto__', epoch: 'r', offset: 9, top: 10, recovered: true });
+		[9, 10].forEach(say);
+		session.leave('__proto__');
+		say(11);
 		tell({ type: 'closing', code: 4503, reason: 'spam', reconnect: false });
 		line.onclose({ code: 1006, reason: '' });
-		return { shown, gaps, resume: register.resume, same: repeated.id === id && repeated.content === 'unanswered', end: states.at(-1) };
+		return { shown, gaps, resume: register.resume, room: Object.entries(register.rooms)[0], same: repeated.id === id && repeated.content === 'unanswered', end: states.at(-1) };
 	})()`
 	type position struct {
 		Epoch  string
@@ -218,13 +268,16 @@ func TestPageShowsEachMessageOnce(t *testing.T) {
 		Shown  []string
 		Gaps   []position // where it went on after messages it could not have
 		Resume position   // what it asked for when it came back
+		Room   []any      // and where, with what
 		Same   bool       // the unanswered message went out again, with its id
 		End    string
 	}
 	var got seen
 	page.eval(story, &got)
 	want := seen{
-		Shown: []string{"one", "two", "three", "ephemeral"}, Gaps: []position{{"f", 10}}, Resume: position{"f", 8}, Same: true,
+		Shown: []string{"backlog, old", "one", "two", "three", "ephemeral", "room 8, old", "room 9", "missed", "room 10"},
+		Gaps:  []position{{"f", 10}}, Resume: position{"f", 8}, Same: true,
+		Room: []any{"__proto__", map[string]any{"epoch": "r", "offset": 9.0}},
 		// Though the line was cut, the gateway's last words were not to come back.
 		End: "ended",
 	}
@@ -238,7 +291,7 @@ func TestPageShowsEachMessageOnce(t *testing.T) {
 		1011: true, 1012: true, 1013: true, 3999: false, 4000: true, 4007: true, 4499: true, 4500: false, 4502: false, 4999: false,
 	} {
 		var got bool
-		page.eval(fmt.Sprintf("import('./session.js').then((m) => m.comesBack(%d))", code), &got)
+		page.eval(fmt.Sprintf("import('./rules.js').then((m) => m.comesBack(%d))", code), &got)
 		if got != want {
 			t.Errorf("after code %d: comes back is %v, want %v", code, got, want)
 		}

@@ -1,26 +1,28 @@
-// The page: names, conversations, and what the cluster says about each
-// message. Everything that came from outside enters the document through
-// textContent only.
+// The page: who you are, the conversations, and what the cluster says about
+// each message. It wires the session (session.js) to what is seen.
 
-import { Session, newID } from './session.js';
+import { Session } from './session.js';
 import { FramesPanel } from './frames.js';
+import { Here } from './here.js';
+import { Talk, positionOf } from './talk.js';
+import { $, count, hue, make, setText } from './dom.js';
+import { nameFault, newID } from './rules.js';
 
-const PRESENCE_EVERY_MS = 4_000;
-const MESSAGES_MAX = 500; // kept on the page for each conversation
 const DEVICE_KEY = 'chatgate.device';
+const TALKS_KEY = 'chatgate.talks';
+const TYPING = 'typing';        // the content of a typing sign
+const TYPING_EVERY_MS = 2_500;  // shorter than a sign is believed
+const TYPING_CROWD_MAX = 50;    // in a fuller room nobody is told: there is always someone
+const PAGE = 50;                // messages of history asked for at once
+const PAGES_MAX = 20;           // read in a row in search of this conversation's
+const PAGE_PAUSE_MS = 600;      // pages count against the rate of messages
 
-const $ = (id) => document.getElementById(id);
-const make = (tag, className, text) => {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  return node;
-};
+const wide = matchMedia('(min-width: 52.01rem)');
 
 let user = '';
-let current = null;              // the conversation shown
-const conversations = new Map(); // peer's name -> conversation
-const sent = new Map();          // message id -> {to, content, ack}: ours, on the page
+let current = null;      // the conversation shown
+const talks = new Map(); // key of the target -> Talk
+const sent = new Map();  // message id -> {talk, content, ack}: ours, on the page
 const frames = new FramesPanel($('frames'));
 
 const session = new Session(new URL('ws', location.href.replace(/^http/, 'ws')), {
@@ -29,9 +31,18 @@ const session = new Session(new URL('ws', location.href.replace(/^http/, 'ws')),
   message: received,
   ack: (ack, ms) => setAck(ack.id, ack.status, ackText(ack, ms), ack),
   refused,
-  presence: showPresence,
+  joined,
+  notJoined,
   gap: showGap,
+  presence: showPresence,
+  members: (frame) => here.push(frame),
+  unserved: (type) => type === 'watch' && $('app').classList.remove('with-presence'),
 });
+
+const here = new Here(
+  (room, after) => session.members(room, after),
+  (name) => open({ to: name }),
+);
 
 // ---- entering and leaving --------------------------------------------------
 
@@ -47,43 +58,60 @@ function deviceID(fresh) {
   return id;
 }
 
-function enter(name, to) {
+function enter(name, target) {
+  const fault = nameFault(name) || (target && nameFault(target.to ?? target.room));
+  if (fault) return leave(fault, name);
   if (name !== user) {
-    conversations.clear();
+    for (const talk of talks.values()) talk.remove();
+    talks.clear();
     sent.clear();
     current = null;
-    $('people').querySelector('ul').replaceChildren();
-    $('threads').replaceChildren();
   }
   user = name;
   $('door').hidden = true;
   $('app').hidden = false;
   $('me').querySelector('b').textContent = user;
   $('enter-error').textContent = '';
-  if (to) open(to);
-  show(current);
-  (current ? $('text') : $('add-name')).focus();
   session.start(user, deviceID(false));
+  for (const kept of remembered()) talkWith(kept);
+  if (target) show(talkWith(target));
+  else show(current);
+  focusOn(current ? 'text' : 'join-name');
 }
 
-function leave(error = '') {
+function leave(error = '', name = user) {
   session.stop();
   $('app').hidden = true;
   $('door').hidden = false;
-  $('enter-user').value = user;
-  $('enter-to').value = current?.name ?? '';
+  $('enter-user').value = name;
+  $('enter-to').value = current?.target.to ?? '';
+  $('enter-room').value = current?.room ?? '';
   $('enter-error').textContent = error;
   $('enter-user').focus();
   document.title = 'Chatgate';
   history.replaceState(null, '', location.pathname);
 }
 
-const link = (name, to) => `?${new URLSearchParams(to ? { user: name, to } : { user: name })}`;
+const link = (fields) => `?${new URLSearchParams(fields)}`;
+
+// A reloaded tab finds its conversations again. What was said comes from the logs.
+function remember() {
+  sessionStorage.setItem(TALKS_KEY, JSON.stringify({ user, targets: Array.from(talks.values(), (talk) => talk.target).slice(-100) }));
+}
+
+function remembered() {
+  try {
+    const kept = JSON.parse(sessionStorage.getItem(TALKS_KEY));
+    return kept.user === user ? kept.targets : [];
+  } catch {
+    return [];
+  }
+}
 
 // ---- the connection --------------------------------------------------------
 
-let notice = null;
 let countdown = 0;
+let certain = false; // connected, and the gateway reaches Redis
 
 function showState(state) {
   const ready = state.name === 'ready';
@@ -104,9 +132,8 @@ function showState(state) {
     const id = state.registered.gatewayId;
     setText($('gateway').querySelector('b'), id);
     $('gateway').style.setProperty('--hue', hue(id));
-  } else {
-    for (const c of conversations.values()) setPresence(c, { state: 'unknown' });
   }
+  showCertain(ready && !state.degraded);
 
   clearInterval(countdown);
   if (state.name === 'waiting') {
@@ -122,7 +149,21 @@ function showState(state) {
   } else if (ready || state.name === 'idle') {
     showNotice('');
   }
-  if (ready) pollPresence();
+}
+
+// Nobody who can't know says who is there.
+function showCertain(is) {
+  here.stale(!is);
+  if (is && !certain) {
+    here.refresh();
+    for (const talk of talks.values()) talk.readAgain();
+  }
+  certain = is;
+  if (is) return;
+  for (const talk of talks.values()) {
+    talk.setPresence({ state: 'unknown' });
+    showPeer(talk);
+  }
 }
 
 // The gateway said not to come back, so only a person can.
@@ -154,67 +195,100 @@ function showNotice(text, label, run) {
 
 // ---- conversations ---------------------------------------------------------
 
-function conversation(name) {
-  const known = conversations.get(name);
+const keyOf = ({ to, room }) => (room === undefined ? `u:${to}` : `r:${room}`);
+
+function talkWith(target) {
+  const known = talks.get(keyOf(target));
   if (known) return known;
-
-  const item = make('li');
-  const button = make('button', 'person');
-  const dot = make('i', 'dot');
-  const dotText = make('span', 'unseen');
-  const badge = make('span', 'badge');
-  button.append(dot, make('span', 'name', name), dotText, badge);
-  button.onclick = () => { open(name); $('text').focus(); };
-  item.append(button);
-  $('people').querySelector('ul').append(item);
-
-  const thread = make('div', 'scroller');
-  thread.tabIndex = 0;
-  thread.hidden = true;
-  const log = make('div', 'thread');
-  log.setAttribute('role', 'log');
-  log.setAttribute('aria-label', `Messages with ${name}`);
-  thread.append(log);
-  $('threads').append(thread);
-
-  const c = { name, button, dot, dotText, badge, thread, log, unread: 0, presence: { state: 'unknown' } };
-  conversations.set(name, c);
-  setPresence(c, c.presence);
-  return c;
+  const talk = new Talk(user, target, { open: (it) => open(it.target), older: readOlder, typing: showTyping });
+  talks.set(keyOf(target), talk);
+  $(talk.room === undefined ? 'people' : 'rooms').append(talk.entry);
+  $('threads').append(talk.thread);
+  talk.setPresence(talk.presence);
+  enterRoom(talk);
+  if (talk.room === undefined) session.watch(talk.name);
+  remember();
+  return talk;
 }
 
-function open(name) {
-  show(conversation(name));
-  pollPresence();
+function open(target) {
+  show(talkWith(target));
+  focusOn('text');
 }
 
-function show(c) {
-  current = c;
-  for (const other of conversations.values()) {
-    other.thread.hidden = other !== c;
-    other.button.toggleAttribute('aria-current', other === c);
+function close(talk) {
+  if (talk.room === undefined) session.unwatch(talk.name);
+  else session.leave(talk.room);
+  for (const [id, message] of sent) if (message.talk === talk) sent.delete(id);
+  talk.remove();
+  talks.delete(keyOf(talk.target));
+  remember();
+  show(null);
+  focusOn(talk.room === undefined ? 'add-name' : 'join-name');
+}
+
+function show(talk) {
+  current = talk;
+  for (const other of talks.values()) {
+    other.thread.hidden = other !== talk;
+    if (other === talk) other.button.setAttribute('aria-current', 'true');
+    else other.button.removeAttribute('aria-current');
   }
-  $('peer').hidden = $('compose').hidden = !c;
-  $('nobody').hidden = !!c;
-  history.replaceState(null, '', link(user, c?.name));
-  if (c) {
-    $('peer').querySelector('h2').textContent = c.name;
-    $('peer-tab').textContent = `Open ${c.name} in a new tab`;
-    $('peer-tab').href = link(c.name, user);
-    setPresence(c, c.presence);
-    c.unread = 0;
+  $('app').classList.toggle('talking', !!talk);
+  $('peer').hidden = $('compose').hidden = $('middle').hidden = !talk;
+  $('nobody').hidden = !!talk;
+  history.replaceState(null, '', link(talk ? { user, ...talk.target } : { user }));
+  here.show(talk?.room, user);
+  $('text-error').textContent = '';
+  if (talk) {
+    const inRoom = talk.room !== undefined;
+    $('peer').querySelector('h2').textContent = talk.name;
+    $('peer').classList.toggle('of-room', inRoom);
+    $('peer-tab').href = link(inRoom ? { room: talk.room } : { user: talk.name, to: user });
+    $('peer-tab').title = inRoom ? `Join ${talk.name} as someone else, in a new tab` : `Be ${talk.name}, in a new tab`;
+    $('peer-close').textContent = inRoom ? 'Leave room' : 'Close';
+    $('text').placeholder = inRoom ? `Write to everybody in ${talk.name}` : `Write to ${talk.name}`;
+    talk.unread = 0;
+    showPeer(talk);
+    showTyping(talk);
+  } else {
+    showTyping(null);
   }
   showUnread();
 }
 
 function showUnread() {
   let total = 0;
-  for (const c of conversations.values()) {
-    total += c.unread;
-    c.badge.textContent = c.unread || '';
-    c.badge.setAttribute('aria-label', c.unread ? `${c.unread} unread` : '');
+  for (const talk of talks.values()) {
+    total += talk.unread;
+    talk.showUnread();
   }
+  setText($('back-unread'), total ? String(total) : '');
   document.title = `${total ? `(${total}) ` : ''}${user} · Chatgate`;
+}
+
+// ---- rooms -----------------------------------------------------------------
+
+function enterRoom(talk) {
+  if (talk.room === undefined || session.join(talk.room)) return;
+  talk.note('This page is in too many rooms: leave another one.', 'gap');
+}
+
+function joined({ room }) {
+  const talk = talks.get(keyOf({ room }));
+  if (!talk) return;
+  talk.in = true;
+  talk.readAgain();
+  showPeer(talk);
+  if (talk === current) here.refresh();
+}
+
+function notJoined(room, error) {
+  const talk = talks.get(keyOf({ room }));
+  if (!talk) return;
+  talk.in = false;
+  talk.note(`You are not in this room. ${error.code}: ${error.message ?? ''}`, 'gap');
+  showPeer(talk);
 }
 
 // ---- messages --------------------------------------------------------------
@@ -224,64 +298,66 @@ $('compose').onsubmit = (event) => {
   const content = $('text').value;
   if (!content.trim() || !current) return;
   const max = session.registered?.maxFrameBytes ?? 65_536;
-  const size = session.size(current.name, content);
+  const size = session.size(current.target, content);
   if (size > max) {
     $('text-error').textContent = `Too long: ${size} bytes as a frame, and the gateway takes ${max}.`;
     return;
   }
-  $('text-error').textContent = '';
-  const id = session.send(current.name, content);
-  if (id === null) {
-    $('text-error').textContent = 'Too many messages are waiting for the gateway.';
-    return;
-  }
+  enterRoom(current); // if it was refused before
+  const id = session.send(current.target, content);
+  $('text-error').textContent = id === null ? 'Too many messages are waiting for the gateway.' : '';
+  if (id === null) return;
   $('text').value = '';
-  const ack = make('span', 'ack');
-  sent.set(id, { to: current.name, content, ack });
-  addMessage(current, { className: 'mine', content, at: Date.now(), extra: ack, id });
+  signalled = 0; // what is typed next is news again
+  sent.set(id, { talk: current, content, ack: current.write(id, content).ack });
   setAck(id, 'sending', session.registered ? 'sending …' : 'waits for the connection');
 };
 
-function received(m) {
-  if (m.room !== undefined) return; // rooms are not on this page yet
-  if (m.own && sent.has(m.id)) return; // our own copy of what is already shown
-  const c = conversation(m.own ? m.to : m.from);
-  addMessage(c, { className: m.own ? 'mine' : 'theirs', content: m.content, at: m.ts, extra: positionOf(m) });
-  if (!current) show(c);
-  else if (c !== current || document.hidden) c.unread++;
+function received(m, old) {
+  if (m.ephemeral && m.content === TYPING) return showTyped(m);
+  const mine = m.from === user;
+  const talk = m.room === undefined ? talkWith({ to: mine ? m.to : m.from }) : talks.get(keyOf(m));
+  if (!talk) return;
+  const news = talk.add(m, mine && !old && !sent.has(m.id) ? 'from another tab' : '');
+  talk.spoke(m.from, m.ts);
+  if (!news || mine || old) return;
+  if (!current && wide.matches) show(talk);
+  else if (talk !== current || document.hidden) talk.unread++;
   showUnread();
 }
 
-function addMessage(c, { className, content, at, extra, id }) {
-  const node = make('div', `message ${className}`);
-  if (id) node.dataset.id = id;
-  const text = typeof content === 'string';
-  const line = make('p', 'meta');
-  const time = make('time', '', new Date(at).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' }));
-  time.title = new Date(at).toISOString();
-  line.append(time, extra);
-  node.append(make('span', 'unseen', className === 'mine' ? 'You:' : `${c.name}:`));
-  node.append(make(text ? 'p' : 'pre', 'content', text ? content : JSON.stringify(content, null, 1)), line);
-  place(c, node);
-}
-
-function place(c, node) {
-  c.log.append(node);
-  while (c.log.childElementCount > MESSAGES_MAX) {
-    sent.delete(c.log.firstElementChild.dataset.id);
-    c.log.firstElementChild.remove();
+// Reads back from where the page came in, until there is something of this
+// conversation: the inbox holds those with everybody.
+async function readOlder(talk) {
+  if (talk.reading) return;
+  talk.reading = true;
+  talk.readingOn();
+  try {
+    for (let page = 0; page < PAGES_MAX; page++) {
+      const before = talk.before ?? session.beginning(talk.room);
+      if (!before) return talk.readableByHand('Earlier messages'); // asked again when there is a connection
+      // `before` is the oldest message we have; the beginning is the last one we don't.
+      const answer = await session.history(talk.room, talk.before ?? { ...before, offset: before.offset + 1 }, PAGE);
+      if (answer.code === 'limited' && answer.retryAfterMs) {
+        await pause(answer.retryAfterMs);
+        continue;
+      }
+      if (answer.type === 'error') return talk.readableByHand(answer.code === 'gone' ? 'Earlier messages' : `Earlier messages (${answer.code}: try again)`);
+      const { messages = [], first, more, epoch } = answer;
+      if (messages.length) talk.before = { epoch: messages[0].epoch ?? epoch, offset: messages[0].offset };
+      const found = talk.prepend(messages.filter((m) => talk.room !== undefined || talk.name === (m.from === user ? m.to : m.from)));
+      if (!more || !messages.length) return talk.complete(first > 1 ? 'What is older is not kept any more.' : 'This is the beginning.');
+      if (found) break;
+      await pause(PAGE_PAUSE_MS);
+    }
+    talk.readable('Earlier messages');
+  } finally {
+    talk.reading = false;
   }
-  if (node.classList.contains('mine')) c.thread.scrollTop = 0; // the bottom, see .scroller
-}
-
-function positionOf({ epoch, offset, ephemeral }) {
-  const node = make('span', 'position', epoch === undefined ? (ephemeral ? 'not stored' : '') : `#${offset}`);
-  if (epoch !== undefined) node.title = `offset ${offset} of epoch ${epoch}`;
-  return node;
 }
 
 function ackText(ack, ms) {
-  const devices = ack.devices === undefined ? '' : ` to ${ack.devices} ${ack.devices === 1 ? 'device' : 'devices'}`;
+  const devices = ack.devices === undefined ? '' : ` to ${count(ack.devices, 'device')}`;
   const words = { routed: `routed${devices}`, stored: 'stored', dropped: 'dropped, nobody there' };
   return `${words[ack.status] ?? ack.status} · ${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
 }
@@ -303,65 +379,82 @@ function refused(error) {
   // The same id: if the first try was stored after all, it isn't stored twice.
   const again = make('button', '', 'Try again');
   again.onclick = () => {
-    if (session.send(message.to, message.content, error.id) !== null) {
+    if (session.send(message.talk.target, message.content, error.id) !== null) {
       setAck(error.id, 'sending', session.registered ? 'sending …' : 'waits for the connection');
     }
   };
   message.ack.append(' ', again);
 }
 
-// Either the gateway's `gap` frame, or what the session worked out from the
-// positions of a reconnect.
+// A gap in the inbox may have been a message of any of its conversations.
 function showGap(gap) {
-  let text;
-  if (gap.type === 'gap') {
-    text = `Messages ${gap.from} to ${gap.to ?? 'an unknown end'} are missing: ${gap.reason}.`;
-  } else if (gap.asked.epoch === gap.got.epoch) {
-    text = `Away from offset ${gap.asked.offset} to ${gap.got.offset}: what came between is kept in your log, but was not sent again.`;
-  } else {
-    text = 'The log began a new epoch while this tab was away: messages may be missing.';
-  }
-  for (const c of conversations.values()) place(c, make('div', 'gap', text));
+  const range = gap.to === undefined ? `from #${gap.from} on` : gap.to === gap.from ? `#${gap.from}` : `#${gap.from} to #${gap.to}`;
+  const text = {
+    trimmed: `Messages are missing here: ${range}. The log does not keep them any more.`,
+    history: `Redis lost its memory here: messages ${range} may be missing.`,
+    ahead: `Redis forgot messages that you have: ${range}.`,
+  }[gap.reason] ?? `Messages are missing here: ${range} (${gap.reason}).`;
+  for (const talk of talks.values()) if (talk.room === gap.room) talk.note(text, 'gap');
+}
+
+// ---- typing ----------------------------------------------------------------
+
+let signalled = 0; // when we last told the current conversation that we type
+let signalledTo = null;
+
+$('text').oninput = () => {
+  if (!current || !$('text').value.trim()) return;
+  if (signalledTo === current && Date.now() - signalled < TYPING_EVERY_MS) return;
+  if (current.room === undefined ? current.presence.state === 'offline' : here.count > TYPING_CROWD_MAX) return;
+  signalled = Date.now();
+  signalledTo = current;
+  session.signal(current.target, TYPING);
+};
+
+// A sign opens no conversation: what would it say?
+function showTyped(m) {
+  if (m.from !== user) talks.get(keyOf(m.room === undefined ? { to: m.from } : m))?.typed(m.from, m.ts);
+}
+
+function showTyping(talk) {
+  if (talk !== current) return;
+  const text = talk?.typing ?? '';
+  $('typing').classList.toggle('shown', text !== '');
+  $('typing').setAttribute('aria-hidden', String(text === ''));
+  if (text) setText($('typing').querySelector('span'), text); // the last words stay while they fade
 }
 
 // ---- presence --------------------------------------------------------------
 
-function pollPresence() {
-  if (!document.hidden) session.askPresence([...conversations.keys()].slice(-50));
-}
-
 function showPresence(users) {
+  $('app').classList.add('with-presence');
   for (const [name, presence] of Object.entries(users)) {
-    const c = conversations.get(name);
-    if (c) setPresence(c, presence);
+    const talk = talks.get(keyOf({ to: name }));
+    if (!talk) continue;
+    talk.setPresence(certain ? presence : { state: 'unknown' });
+    showPeer(talk);
   }
 }
 
-function setPresence(c, presence) {
-  c.presence = presence;
-  const devices = presence.devices > 1 ? `, ${presence.devices} devices` : '';
-  const seen = presence.state === 'offline' && presence.lastSeen ? `, last seen ${new Date(presence.lastSeen).toLocaleTimeString()}` : '';
-  const text = `${presence.state}${devices}${seen}`;
-  c.dot.dataset.state = presence.state;
-  setText(c.dotText, `, ${presence.state}`);
-  if (c === current) {
-    $('peer').dataset.state = presence.state;
-    setText($('peer-presence'), text);
+function showPeer(talk) {
+  if (talk !== current) return;
+  if (talk.room !== undefined) {
+    delete $('peer').dataset.state;
+    return setText($('peer-presence'), talk.in === undefined ? 'joining …' : talk.in ? '' : 'not joined');
   }
+  const { state, devices, lastSeen } = talk.presence;
+  const more = state === 'online' && devices > 1 ? `, ${count(devices, 'device')}` : state === 'offline' && lastSeen ? `, last seen ${new Date(lastSeen).toLocaleTimeString()}` : '';
+  $('peer').dataset.state = state;
+  setText($('peer-presence'), `${state}${more}`);
 }
 
 // ---- small things ----------------------------------------------------------
 
-// Writes only what changed: a live region is read out at every write.
-function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-// A colour for each gateway, so that two tabs on two gateways look it.
-function hue(id) {
-  let h = 0;
-  for (const ch of id) h = (h * 31 + ch.codePointAt(0)) >>> 0;
-  return h % 360;
+// Not on a phone: its keyboard would cover the page.
+function focusOn(id) {
+  if (!matchMedia('(pointer: coarse)').matches) $(id).focus();
 }
 
 function showFrames(on) {
@@ -370,34 +463,52 @@ function showFrames(on) {
   $('frames-toggle').setAttribute('aria-expanded', String(on));
 }
 
+// Trimmed: a phone's keyboard adds a space, and “bob ” is another user.
+function takeName(input) {
+  const name = input.value.trim();
+  input.setCustomValidity(nameFault(name));
+  if (!input.reportValidity()) return null;
+  input.value = '';
+  return name;
+}
+
 $('enter').onsubmit = (event) => {
   event.preventDefault();
-  // Trimmed: a phone's keyboard adds a space, and “bob ” is another user.
-  enter($('enter-user').value.trim(), $('enter-to').value.trim());
+  const room = $('enter-room').value.trim();
+  const to = $('enter-to').value.trim();
+  enter($('enter-user').value.trim(), room ? { room } : to ? { to } : null);
+  if (room && to && !$('app').hidden && !nameFault(to)) talkWith({ to });
 };
-$('add').onsubmit = (event) => {
-  event.preventDefault();
-  const name = $('add-name').value.trim();
-  if (!name) return;
-  $('add-name').value = '';
-  open(name);
-  $('text').focus();
-};
+for (const [form, field, kind] of [['join', 'join-name', 'room'], ['add', 'add-name', 'to']]) {
+  $(field).oninput = () => $(field).setCustomValidity('');
+  $(form).noValidate = true;
+  $(form).onsubmit = (event) => {
+    event.preventDefault();
+    const name = takeName($(field));
+    if (name) open({ [kind]: name });
+  };
+}
 $('text').onkeydown = (event) => {
   if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
   event.preventDefault();
   $('compose').requestSubmit();
 };
-$('leave').onclick = () => leave();
+$('back').onclick = () => show(null);
+$('peer-close').onclick = () => close(current);
+$('sign-out').onclick = () => leave();
 $('frames-toggle').onclick = () => showFrames($('frames').hidden);
 document.onvisibilitychange = () => {
   if (document.hidden || !current) return;
   current.unread = 0;
   showUnread();
-  pollPresence();
 };
-setInterval(pollPresence, PRESENCE_EVERY_MS);
 
-showFrames(matchMedia('(min-width: 70rem)').matches);
+showFrames(matchMedia('(min-width: 80rem)').matches);
 const asked = new URLSearchParams(location.search);
-if (asked.get('user')) enter(asked.get('user'), asked.get('to'));
+const target = asked.get('room') ? { room: asked.get('room') } : asked.get('to') ? { to: asked.get('to') } : null;
+if (asked.get('user')) {
+  enter(asked.get('user'), target);
+} else {
+  $('enter-room').value = target?.room ?? '';
+  $('enter-to').value = target?.to ?? '';
+}

@@ -2,18 +2,17 @@
 
 const LINES_MAX = 500;
 const CHARS_MAX = 4_000; // of one frame; a frame may have 64 KB
-const POLLS = ['heartbeat', 'presence'];
 const CLOCK = { hour: '2-digit', minute: '2-digit', second: '2-digit', fractionalSecondDigits: 3, hourCycle: 'h23' };
 const WORDS = { in: ['↓', 'received'], out: ['↑', 'sent'], note: ['·', 'note'] };
 
 export class FramesPanel {
-  #list; #pause; #polls;
+  #list; #pause; #beats;
   #held = null; // lines that came while paused, or null
 
   constructor(panel) {
     this.#list = panel.querySelector('#frames-list');
     this.#pause = panel.querySelector('#frames-pause');
-    this.#polls = panel.querySelector('#frames-polls');
+    this.#beats = panel.querySelector('#frames-beats');
     this.#pause.onclick = () => this.#toggle();
     panel.querySelector('#frames-clear').onclick = () => {
       this.#list.replaceChildren();
@@ -24,7 +23,7 @@ export class FramesPanel {
 
   // direction: 'in', 'out', or 'note' for what isn't a frame and has no type.
   add(direction, text, type) {
-    if (!this.#polls.checked && POLLS.includes(type)) return;
+    if (!this.#beats.checked && type === 'heartbeat') return;
     const line = this.#line(direction, text);
     if (this.#held) {
       this.#held.push(line);

@@ -7,86 +7,48 @@
 //   reconnect with the same id, until it is answered; the id makes that safe;
 // - a received message is reported once, whatever the gateways repeat;
 // - after a lost connection it comes back by itself, unless the gateway said
-//   not to.
+//   not to: into its rooms, each from the last position, and to those watched;
+// - a question is always answered, if only by an error with the code `gone`.
+
+import { Seen } from './seen.js';
+import { comebackDelay, comesBack, newID } from './rules.js';
 
 const CONNECT_TIMEOUT_MS = 15_000; // for the socket to open, and then for `registered`
 const ANSWER_TIMEOUT_MS = 10_000;  // a heartbeat unanswered for so long: the line is dead
+const BEAT_MAX_MS = 10_000;        // a person looks on: sooner than the gateway wants
+const BEAT_DEGRADED_MS = 2_000;    // how soon we hear that Redis is back
 const STABLE_MS = 5_000;           // a connection that lived so long resets the backoff
-const BACKOFF_BASE_MS = 500;
-const BACKOFF_CAP_MS = 30_000;
-const CLOSING_WAIT_MAX_MS = 300_000; // however long a gateway asks us to stay away
 const WAITING_MAX = 100;           // messages without an answer
-const SEEN_MAX = 2_000;            // (from, id) pairs remembered
-const EPOCHS_MAX = 8;
+const ROOMS_MAX = 100;             // all of them, with positions, fit one register
+const WATCH_MAX = 200;             // and so many names one watch
+const PASSING = ['unavailable', 'unknown', 'overloaded', 'limited', 'internal'];
 
-// The codes that mean "come back". 4000-4499 are the gateway's own; the rest
-// are RFC 6455's for a server that leaves or breaks, and a line that is cut.
-export function comesBack(code) {
-  return (code >= 4000 && code <= 4499) || [1001, 1006, 1011, 1012, 1013].includes(code);
-}
+// The answer to a question when there is nobody to answer it.
+const GONE = { type: 'error', code: 'gone' };
 
-// crypto.randomUUID exists in secure contexts only: not on http://192.168.1.7.
-export function newID() {
-  if (crypto.randomUUID) return crypto.randomUUID();
-  const b = crypto.getRandomValues(new Uint8Array(16));
-  b[6] = (b[6] & 0x0f) | 0x40;
-  b[8] = (b[8] & 0x3f) | 0x80;
-  const hex = Array.from(b, (x) => x.toString(16).padStart(2, '0')).join('');
-  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
-}
+// Whether an error passes by itself. A limit does when it says when; having too much of something doesn't.
+const passes = (error) => PASSING.includes(error.code) && (error.code !== 'limited' || !!error.retryAfterMs);
 
-// Full jitter (any wait up to the limit, not around it), so that a thousand
-// tabs of a killed gateway don't return in one wave. A `closing` frame says
-// its own window: the gateway knows how many it is sending away.
-function comebackDelay(attempt, closing) {
-  if (closing && (closing.afterMs !== undefined || closing.windowMs !== undefined)) {
-    const wait = (closing.afterMs ?? 0) + Math.random() * (closing.windowMs ?? BACKOFF_BASE_MS);
-    return Math.min(wait, CLOSING_WAIT_MAX_MS);
-  }
-  return Math.random() * Math.min(BACKOFF_CAP_MS, BACKOFF_BASE_MS * 2 ** attempt);
-}
+// Somewhat later than asked for, and not all at once.
+const again = (error) => (error.retryAfterMs ?? 1_000) * (1 + Math.random());
 
-// Which messages were already shown. Two nets: the offset inside its epoch,
-// and (from, id) for what comes again under another position.
-class Seen {
-  #tops = new Map();  // epoch -> highest offset given
-  #pairs = new Set();
-  position = null;    // {epoch, offset}: where to resume
-
-  raise(epoch, offset) {
-    const top = Math.max(offset, this.#tops.get(epoch) ?? 0);
-    this.#tops.delete(epoch);
-    this.#tops.set(epoch, top);
-    if (this.#tops.size > EPOCHS_MAX) this.#tops.delete(this.#tops.keys().next().value);
-    this.position = { epoch, offset: top };
-  }
-
-  // Reports whether the message is new, and remembers it.
-  take({ from, id, epoch, offset }) {
-    if (epoch !== undefined) {
-      if (offset <= (this.#tops.get(epoch) ?? 0)) return false;
-      this.raise(epoch, offset);
-    }
-    const pair = JSON.stringify([from, id]);
-    if (this.#pairs.has(pair)) return false;
-    this.#pairs.add(pair);
-    if (this.#pairs.size > SEEN_MAX) this.#pairs.delete(this.#pairs.values().next().value);
-    return true;
-  }
-}
-
+// A target is where a message goes: {to: 'bob'} or {room: 'lobby'}.
 export class Session {
   #url;
-  #on;        // {state, frame, message, ack, refused, presence, gap}, all functions
+  #on;        // {state, frame, message, ack, refused, joined, notJoined, gap, presence, members, unserved}, all functions
   #user = '';
   #device = '';
   #socket = null;
   #registered = null; // the gateway's answer, while it holds
-  #asked = null;      // the position the last register asked for
+  #degraded = false;  // what the last heartbeat said
   #closing = null;    // the gateway's last words on this socket
   #attempt = 0;
-  #seen = new Seen();
-  #waiting = new Map(); // id -> {frame, sentAt}: in the order sent, unanswered
+  #inbox = new Seen();
+  #rooms = new Map();   // name -> {seen, joined}: those we mean to be in
+  #watched = new Set(); // whose presence we want to hear of
+  #waiting = new Map(); // id -> {frame, sentAt}: messages in the order sent, unanswered
+  #questions = new Map(); // id -> resolve
+  #unserved = new Set();  // types this gateway doesn't know
   #timers = {};
 
   constructor(url, on) {
@@ -101,8 +63,8 @@ export class Session {
   // Enters as user, from a device of that id; also the way back after `ended`.
   start(user, device) {
     if (user !== this.#user) {
-      this.#seen = new Seen();
-      this.#waiting.clear();
+      this.#inbox = new Seen();
+      for (const kept of [this.#rooms, this.#watched, this.#waiting]) kept.clear();
     }
     this.#user = user;
     this.#device = device;
@@ -116,26 +78,74 @@ export class Session {
     this.#on.state({ name: 'idle' });
   }
 
-  // Sends now, or as soon as there is a connection. To try a message again,
-  // give its id: the gateway answers as it did the first time. Returns null
-  // when too many are waiting.
-  send(to, content, id = newID()) {
+  // Sends now, or as soon as there is a connection, and the room is joined. To
+  // try a message again, give its id: the gateway answers as it did the first
+  // time. Returns null when too many are waiting.
+  send(target, content, id = newID()) {
     if (this.#waiting.size >= WAITING_MAX && !this.#waiting.has(id)) return null;
-    const item = { frame: { type: 'message', id, to, content }, sentAt: 0 };
+    const item = { frame: this.#message(target, content, id), sentAt: 0 };
     this.#waiting.set(id, item);
-    if (this.#registered) this.#put(item);
+    this.#put(item);
     return id;
   }
 
-  // Bytes a message to this user with this content takes on the wire.
-  size(to, content) {
-    const frame = { type: 'message', id: '0'.repeat(36), to, content };
-    return new TextEncoder().encode(JSON.stringify(frame)).length;
+  // Bytes a message takes on the wire.
+  size(target, content) {
+    return new TextEncoder().encode(JSON.stringify(this.#message(target, content, '0'.repeat(36)))).length;
   }
 
-  askPresence(users) {
-    if (this.#registered && users.length) this.#write({ type: 'presence', id: newID(), users });
+  // Says something that is over in a moment, now or never.
+  signal(target, content) {
+    if (this.#ready(target.room)) this.#write({ type: 'message', ...target, content, ephemeral: true });
   }
+
+  // Is in the room from now on, or as soon as there is a connection. Returns
+  // false when those are too many.
+  join(room) {
+    if (this.#rooms.has(room)) return true;
+    if (this.#rooms.size >= ROOMS_MAX) return false;
+    this.#rooms.set(room, { seen: new Seen(), joined: false });
+    if (this.#registered) this.#enter(room);
+    return true;
+  }
+
+  leave(room) {
+    this.#rooms.delete(room);
+    this.#cancel(`join ${room}`);
+    for (const [id, { frame }] of this.#waiting) if (frame.room === room) this.#waiting.delete(id);
+    this.#ask('leave', { room });
+  }
+
+  // Where this page came into the log: before it lies what only history() has.
+  beginning(room) {
+    return (room === undefined ? this.#inbox : this.#rooms.get(room)?.seen)?.beginning ?? null;
+  }
+
+  // A page of what came before that offset, in the inbox or in a room.
+  history(room, { epoch, offset }, limit) {
+    return this.#ready(room) ? this.#ask('history', { room, epoch, before: offset, limit }) : Promise.resolve(GONE);
+  }
+
+  members(room, after) {
+    return this.#ready(room) ? this.#try('members', { room, after }) : Promise.resolve(GONE);
+  }
+
+  watch(user) {
+    this.#watched.delete(user);
+    this.#watched.add(user); // the last ones are the ones that fit
+    this.#follow([user]);
+  }
+
+  unwatch(user) {
+    if (this.#watched.delete(user)) this.#try('unwatch', { users: [user] });
+  }
+
+  #message(target, content, id) {
+    // Our other tabs want to see what this one says. In a room they are told anyway.
+    return { type: 'message', id, ...target, content, copy: target.room === undefined ? true : undefined };
+  }
+
+  // ---- the connection ------------------------------------------------------
 
   #connect() {
     this.#drop();
@@ -156,12 +166,14 @@ export class Session {
   }
 
   #register() {
-    this.#asked = this.#seen.position;
     this.#on.state({ name: 'registering' });
     this.#answerSoon();
-    const frame = { type: 'register', userId: this.#user, deviceId: this.#device };
-    if (this.#asked) frame.resume = this.#asked;
-    this.#write(frame);
+    // Not by assignment: a room may be called __proto__.
+    const rooms = Object.fromEntries(Array.from(this.#rooms, ([name, { seen }]) => [name, seen.position]));
+    this.#write({
+      type: 'register', userId: this.#user, deviceId: this.#device,
+      resume: this.#inbox.position ?? undefined, rooms: this.#rooms.size ? rooms : undefined,
+    });
   }
 
   #receive(data) {
@@ -174,61 +186,52 @@ export class Session {
     }
     this.#on.frame('in', data, frame.type);
     switch (frame.type) {
-      case 'registered': return this.#ready(frame);
-      case 'heartbeat': return this.#on.state({ name: 'ready', registered: this.#registered, degraded: !!frame.degraded });
-      case 'message': return this.#seen.take(frame) ? this.#on.message(frame) : this.#note('seen before, not shown');
+      case 'registered': return this.#begin(frame);
+      case 'heartbeat': return this.#beaten(!!frame.degraded);
+      case 'message': return this.#take(frame);
       case 'ack': return this.#answered(frame, this.#on.ack);
       case 'error': return this.#refused(frame);
-      case 'presence': return this.#on.presence(frame.users ?? {});
+      case 'joined': return this.#joined(frame);
       case 'gap': return this.#gap(frame);
+      case 'presence': this.#on.presence(frame.users ?? {}); break;
+      case 'members': if (frame.id === undefined) this.#on.members(frame); break;
       case 'closing': this.#closing = frame;
     }
+    this.#settle(frame);
   }
 
-  #ready(frame) {
+  #begin(frame) {
     this.#cancel('connect');
     this.#after('stable', STABLE_MS, () => { this.#attempt = 0; });
     this.#registered = frame;
+    this.#degraded = false;
+    this.#inbox.begin(frame);
     this.#on.state({ name: 'ready', registered: frame, degraded: false });
-
-    const asked = this.#asked;
-    const behind = asked && (asked.epoch !== frame.epoch || asked.offset < frame.offset);
-    if (behind && !frame.recovered) this.#on.gap({ asked, got: { epoch: frame.epoch, offset: frame.offset } });
-    if (frame.epoch !== undefined) this.#seen.raise(frame.epoch, frame.offset);
-
     for (const item of this.#waiting.values()) this.#put(item);
-    this.#timers.beat = setInterval(() => this.#beat(), frame.heartbeatIntervalMs || 30_000);
+    this.#follow([...this.#watched].slice(-WATCH_MAX));
+    this.#beatSoon();
+  }
+
+  #beatSoon() {
+    const every = Math.min(this.#registered.heartbeatIntervalMs || BEAT_MAX_MS, this.#degraded ? BEAT_DEGRADED_MS : BEAT_MAX_MS);
+    this.#after('beat', every, () => this.#beat());
   }
 
   #beat() {
     this.#write({ type: 'heartbeat' });
+    this.#beatSoon();
     // Not armed twice: a tab in the background gets its timers late.
     if (!this.#timers.answer) this.#after('answer', ANSWER_TIMEOUT_MS, () => this.#lost(1006, 'no answer to a heartbeat'));
   }
 
-  #gap(frame) {
-    if (frame.room === undefined && frame.next) this.#seen.raise(frame.next.epoch, frame.next.offset);
-    this.#on.gap(frame);
-  }
-
-  #refused(frame) {
-    if (frame.id !== undefined) return this.#answered(frame, this.#on.refused);
-    if (this.#registered) return this.#on.refused(frame, 0);
-    // An error before `registered` is about the register frame. Some pass by
-    // themselves; the gateway keeps the socket for a while so that we repeat.
-    if (['unavailable', 'unknown', 'overloaded', 'limited', 'internal'].includes(frame.code)) {
-      this.#on.state({ name: 'registering', why: frame });
-      this.#after('again', (frame.retryAfterMs ?? 1_000) * (1 + Math.random()), () => this.#register());
-    } else {
-      this.#drop(1000);
-      this.#on.state({ name: 'ended', why: { code: 0, name: frame.code, reason: frame.message } });
-    }
-  }
-
-  #answered(frame, tell) {
-    const item = this.#waiting.get(frame.id);
-    this.#waiting.delete(frame.id);
-    tell(frame, item?.sentAt ? performance.now() - item.sentAt : 0);
+  #beaten(degraded) {
+    const changed = degraded !== this.#degraded;
+    this.#degraded = degraded;
+    this.#on.state({ name: 'ready', registered: this.#registered, degraded });
+    if (!changed) return;
+    this.#beatSoon();
+    // What changed meanwhile was told to nobody.
+    if (!degraded) this.#follow([...this.#watched].slice(-WATCH_MAX));
   }
 
   // The socket is gone, or given up. Decides once whether to come back.
@@ -252,6 +255,9 @@ export class Session {
     for (const name of Object.keys(this.#timers)) this.#cancel(name);
     this.#registered = null;
     this.#closing = null;
+    this.#unserved.clear(); // the next gateway may be a newer one
+    for (const room of this.#rooms.values()) room.joined = false;
+    for (const id of [...this.#questions.keys()]) this.#settle({ ...GONE, id });
     const socket = this.#socket;
     this.#socket = null;
     if (!socket) return;
@@ -259,7 +265,122 @@ export class Session {
     socket.close(code ?? 1000);
   }
 
+  // ---- messages and rooms --------------------------------------------------
+
+  #take(frame) {
+    const room = this.#rooms.get(frame.room);
+    if (frame.room !== undefined && !room?.joined) return this.#note('of a room that was left, not shown');
+    const seen = room?.seen ?? this.#inbox;
+    if (!seen.take(frame)) return this.#note('seen before, not shown');
+    this.#on.message(frame, seen.isOld(frame));
+  }
+
+  #gap(frame) {
+    const seen = frame.room === undefined ? this.#inbox : this.#rooms.get(frame.room)?.seen;
+    if (!seen) return;
+    if (frame.next) seen.raise(frame.next.epoch, frame.next.offset);
+    this.#on.gap(frame);
+  }
+
+  async #enter(room) {
+    const answer = await this.#ask('join', { room, resume: this.#rooms.get(room).seen.position ?? undefined });
+    if (answer.type === 'error' && answer.code !== 'gone') this.#notJoined(room, answer);
+  }
+
+  #joined(frame) {
+    const room = this.#rooms.get(frame.room);
+    if (room) {
+      room.joined = true;
+      this.#cancel(`join ${frame.room}`);
+      room.seen.begin(frame);
+      this.#on.joined(frame);
+      for (const item of this.#waiting.values()) if (item.frame.room === frame.room) this.#put(item);
+    }
+    this.#settle(frame);
+  }
+
+  #notJoined(name, error) {
+    const room = this.#rooms.get(name);
+    if (!room || room.joined) return;
+    if (passes(error)) {
+      this.#after(`join ${name}`, again(error), () => this.#enter(name));
+    } else {
+      this.#rooms.delete(name);
+      this.#on.notJoined(name, error);
+    }
+  }
+
+  // Asks for the presence of users, and for each change of it.
+  async #follow(users) {
+    if (!users.length) return;
+    const answer = await this.#try('watch', { users });
+    if (passes(answer)) {
+      this.#after('watch', again(answer), () => this.#follow([...this.#watched].slice(-WATCH_MAX)));
+    }
+  }
+
+  // ---- questions and answers -----------------------------------------------
+
+  // A question of a type that not every gateway serves; it is asked no more then.
+  async #try(type, fields) {
+    if (this.#unserved.has(type)) return { type: 'error', code: 'unknown_type' };
+    const answer = await this.#ask(type, fields);
+    if (answer.code === 'unknown_type') {
+      this.#unserved.add(type);
+      this.#on.unserved(type);
+    }
+    return answer;
+  }
+
+  #ask(type, fields) {
+    if (!this.#registered) return Promise.resolve(GONE);
+    const id = newID();
+    return new Promise((resolve) => {
+      this.#questions.set(id, resolve);
+      this.#write({ type, id, ...fields });
+    });
+  }
+
+  #settle(frame) {
+    const resolve = this.#questions.get(frame.id);
+    this.#questions.delete(frame.id);
+    resolve?.(frame);
+    return !!resolve;
+  }
+
+  #refused(frame) {
+    // Redis is away, perhaps: the heartbeat knows.
+    if (frame.code === 'unavailable' && this.#registered && !this.#degraded && !this.#timers.answer) this.#beat();
+    if (this.#settle(frame)) return;
+    if (frame.id !== undefined) return this.#answered(frame, this.#on.refused);
+    if (this.#registered) {
+      // About a room of the register, if any is missing; else about a signal.
+      if (PASSING.includes(frame.code)) for (const name of this.#rooms.keys()) this.#notJoined(name, frame);
+      return this.#on.refused(frame, 0);
+    }
+    // An error before `registered` is about the register frame. Some pass by
+    // themselves; the gateway keeps the socket for a while so that we repeat.
+    if (PASSING.includes(frame.code)) {
+      this.#on.state({ name: 'registering', why: frame });
+      this.#after('again', again(frame), () => this.#register());
+    } else {
+      this.#drop(1000);
+      this.#on.state({ name: 'ended', why: { code: 0, name: frame.code, reason: frame.message } });
+    }
+  }
+
+  #answered(frame, tell) {
+    const item = this.#waiting.get(frame.id);
+    this.#waiting.delete(frame.id);
+    tell(frame, item?.sentAt ? performance.now() - item.sentAt : 0);
+  }
+
+  #ready(room) {
+    return !!this.#registered && (room === undefined || !!this.#rooms.get(room)?.joined);
+  }
+
   #put(item) {
+    if (!this.#ready(item.frame.room)) return;
     item.sentAt = performance.now();
     this.#write(item.frame);
   }
@@ -282,7 +403,7 @@ export class Session {
   }
 
   #cancel(name) {
-    clearTimeout(this.#timers[name]); // clears intervals too: they share one list
+    clearTimeout(this.#timers[name]);
     delete this.#timers[name];
   }
 }
