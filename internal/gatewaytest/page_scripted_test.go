@@ -108,7 +108,7 @@ func TestPageFollowsWhatIsPushed(t *testing.T) {
 
 	watch := l.asked("watch", `"users":["bob"]`)
 	l.tell("presence", "id", watch.ID, "users", states{"bob": {"state": "online", "version": "v.1", "devices": 2}})
-	page.wantExactly("#peer-presence", "online, 2 devices")
+	page.wantExactly("#peer-presence", "online")
 	page.wantTexts(`.dot[data-state="online"]`, "")
 	l.tell("presence", "users", states{"bob": {"state": "offline", "version": "v.2", "lastSeen": 1795301000000}, "stranger": {"state": "online"}})
 	page.wantPart("#peer-presence", "offline, last seen")

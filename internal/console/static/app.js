@@ -5,7 +5,7 @@ import { Session } from './session.js';
 import { FramesPanel } from './frames.js';
 import { Here } from './here.js';
 import { Talk, positionOf } from './talk.js';
-import { $, count, hue, make, setText } from './dom.js';
+import { $, clock, count, hue, make, setText } from './dom.js';
 import { nameFault, newID } from './rules.js';
 
 const DEVICE_KEY = 'chatgate.device';
@@ -442,8 +442,9 @@ function showPeer(talk) {
     delete $('peer').dataset.state;
     return setText($('peer-presence'), talk.in === undefined ? 'joining …' : talk.in ? '' : 'not joined');
   }
-  const { state, devices, lastSeen } = talk.presence;
-  const more = state === 'online' && devices > 1 ? `, ${count(devices, 'device')}` : state === 'offline' && lastSeen ? `, last seen ${new Date(lastSeen).toLocaleTimeString()}` : '';
+  // Not how many devices: those that come and go while others stay are told to nobody. The acks know.
+  const { state, lastSeen } = talk.presence;
+  const more = state === 'offline' && lastSeen ? `, last seen ${clock(lastSeen)}` : '';
   $('peer').dataset.state = state;
   setText($('peer-presence'), `${state}${more}`);
 }
