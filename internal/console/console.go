@@ -2,7 +2,11 @@
 // browser, embedded in the binary.
 //
 // What it owns: the static files, the headers they are served with, and the
-// browser's half of the protocol as the page speaks it.
+// browser's half of the protocol as the page speaks it. session.js is the
+// client and knows no document; app.js shows what it says, with talk.js (one
+// conversation), here.js (who is in a room) and frames.js (what went over the
+// wire). One thing it agrees on with itself alone: an ephemeral message with the
+// content "typing" is a typing sign.
 //
 // What it leaves to others: whether the page is served at all, and on which
 // listener (package gateway); the WebSocket it talks to (package handler).
