@@ -117,8 +117,7 @@ func TestPageFollowsWhatIsPushed(t *testing.T) {
 	// Redis is away: unknown. It is back: asked again, for what changed was told to nobody.
 	l.asked("heartbeat")
 	l.tell("heartbeat", "serverTime", 1, "degraded", true)
-	page.wantExactly("#peer-presence", "unknown")
-	page.wantExactly("#state", "connected, degraded")
+	page.wantTexts(`#app:has(#state[data-state="degraded"]) #peer-presence`, "unknown")
 	l.asked("heartbeat")
 	l.tell("heartbeat", "serverTime", 2)
 	watch = l.asked("watch", `"users":["bob"]`)
