@@ -86,9 +86,13 @@ func dial(url string, header http.Header, within time.Duration) (*Client, error)
 		}
 		return nil, err
 	}
+	return newClient(conn), nil
+}
+
+func newClient(conn *websocket.Conn) *Client {
 	c := &Client{conn: conn, done: make(chan struct{}), changed: make(chan struct{}), queues: make(map[string][]int)}
 	go c.read()
-	return c, nil
+	return c
 }
 
 // Refused is an HTTP answer where an upgrade was asked for.

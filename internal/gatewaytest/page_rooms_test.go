@@ -191,11 +191,10 @@ func TestTabsOfOneUserShareWhatIsSaid(t *testing.T) {
 	first.wantTexts(thread+".content", all...)
 
 	// The conversations are there again, and nothing in them counts as new.
-	first.must("Page.reload", nil, nil)
+	first.must("Page.navigate", map[string]any{"url": a.URL() + "/?user=alice&to=bob"}, nil)
 	first.connected()
 	first.wantTexts("#rooms .name", "attic")
 	first.wantTexts("#people .name", "bob", "alice")
-	first.click("#people button")
 	first.wantTexts(thread+".mine .content", "from the first tab", "from the second")
 	first.wantTexts(".tag")
 	first.wantTexts("#people .badge", "", "")

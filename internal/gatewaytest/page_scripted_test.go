@@ -36,8 +36,8 @@ func startScripted(t *testing.T, page *Gateway) *scripted {
 		if err != nil {
 			return
 		}
-		c := &Client{Name: "the page", conn: conn, done: make(chan struct{}), changed: make(chan struct{}), queues: make(map[string][]int)}
-		go c.read()
+		c := newClient(conn)
+		c.Name = "the page"
 		t.Cleanup(c.Cut)
 		s.lines <- c
 	})
@@ -172,8 +172,19 @@ func TestPageFollowsWhatIsPushed(t *testing.T) {
 	page.fill("#add-name", "carol")
 	page.fill("#join-name", "attic")
 	l.joins("attic")
+
+	// What is not in the log yet stands behind what is.
 	page.say("anyone?")
-	l.asked("message", `"room":"attic"`)
+	mine := l.asked("message", `"room":"attic"`)
+	said := func(from, id, content string, offset int) {
+		l.tell("message", "id", id, "from", from, "room", "attic", "content", content, "ts", 1, "epoch", "r", "offset", offset)
+	}
+	said("bob", "b1", "before you", 1)
+	page.wantTexts(thread+".content", "before you", "anyone?")
+	said("alice", mine.ID, "anyone?", 2)
+	said("bob", "b2", "me", 3)
+	page.wantTexts(thread+".content", "before you", "anyone?", "me")
+
 	for _, kind := range []string{"watch", "members"} {
 		if again := l.Left(kind); len(again) > 0 {
 			t.Errorf("the page asked again: %v", again)
