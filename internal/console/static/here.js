@@ -4,7 +4,8 @@
 
 import { $, avatar, make, setText } from './dom.js';
 
-const HEAL_MS = 1_500;
+const HEAL_MS = 3_000;
+const REREAD_MS = 30_000; // a push may be lost, and a full room is told nothing
 
 export class Here {
   #ask; #open; #me;
@@ -16,6 +17,8 @@ export class Here {
   #turn = 0;       // of the question whose answer is wanted
   #missed = false; // something was pushed while we asked
   #healing = 0;
+  #due = Infinity; // when the list is read again
+  #paged = false;  // somebody asked for more than the first page
   #wanted = matchMedia('(min-width: 62rem)').matches;
 
   // ask(room, after) resolves to the answer or an error; open(name) opens a conversation.
@@ -39,6 +42,7 @@ export class Here {
 
   async refresh() {
     clearTimeout(this.#healing);
+    this.#due = Infinity;
     const turn = ++this.#turn;
     if (this.#room === undefined) return;
     this.#missed = false;
@@ -53,12 +57,16 @@ export class Here {
     }
     this.#known = true;
     this.#count = answer.count;
-    this.#next = answer.next;
-    const users = new Set(answer.users ?? []);
-    for (const name of this.#rows.keys()) if (!users.has(name)) this.#remove(name);
+    const users = answer.users ?? [];
+    const last = answer.next === undefined ? undefined : users.at(-1);
+    // The pages behind this one stay as they are.
+    for (const name of [...this.#rows.keys()]) {
+      if (!users.includes(name) && (!this.#paged || last === undefined || name <= last)) this.#remove(name);
+    }
+    if (!this.#paged || last === undefined) this.#next = answer.next;
     for (const name of users) this.#add(name);
     this.#show();
-    if (this.#missed) this.#heal(HEAL_MS);
+    this.#heal(this.#missed ? HEAL_MS : REREAD_MS);
   }
 
   push({ room, count, joined = [], left = [] }) {
@@ -82,7 +90,9 @@ export class Here {
   get count() { return this.#known ? this.#count : 0; }
 
   #heal(ms) {
+    if (this.#due <= Date.now() + ms) return;
     clearTimeout(this.#healing);
+    this.#due = Date.now() + ms;
     this.#healing = setTimeout(() => this.refresh(), ms);
   }
 
@@ -90,6 +100,7 @@ export class Here {
     const turn = this.#turn;
     const answer = await this.#ask(this.#room, this.#next);
     if (turn !== this.#turn || answer.type === 'error') return;
+    this.#paged = true;
     this.#count = answer.count;
     this.#next = answer.next;
     for (const name of answer.users ?? []) this.#add(name);
@@ -118,6 +129,7 @@ export class Here {
 
   #forget() {
     this.#known = false;
+    this.#paged = false;
     this.#next = undefined;
     for (const name of [...this.#rows.keys()]) this.#remove(name);
     this.#show();
