@@ -175,7 +175,10 @@ func TestPageFollowsWhatIsPushed(t *testing.T) {
 
 	// What is not in the log yet stands behind what is.
 	page.say("anyone?")
-	mine := l.asked("message", `"room":"attic"`)
+	mine, err := l.NextOf("message", 3*Deadline, func(f Frame) bool { return f.Room == "attic" && !f.Ephemeral })
+	if err != nil {
+		t.Fatal(err)
+	}
 	said := func(from, id, content string, offset int) {
 		l.tell("message", "id", id, "from", from, "room", "attic", "content", content, "ts", 1, "epoch", "r", "offset", offset)
 	}
