@@ -5,7 +5,9 @@ import { Session } from './session.js';
 import { FramesPanel } from './frames.js';
 import { Here } from './here.js';
 import { Talk, positionOf } from './talk.js';
-import { $, clock, count, hue, make, setText } from './dom.js';
+import { readOlder } from './older.js';
+import { showStatus } from './status.js';
+import { $, clock, count, make, setText } from './dom.js';
 import { nameFault, newID } from './rules.js';
 
 const DEVICE_KEY = 'chatgate.device';
@@ -13,9 +15,6 @@ const TALKS_KEY = 'chatgate.talks';
 const TYPING = 'typing';        // the content of a typing sign
 const TYPING_EVERY_MS = 2_500;  // shorter than a sign is believed
 const TYPING_CROWD_MAX = 50;    // in a fuller room nobody is told: there is always someone
-const PAGE = 50;                // messages of history asked for at once
-const PAGES_MAX = 20;           // read in a row in search of this conversation's
-const PAGE_PAUSE_MS = 600;      // pages count against the rate of messages
 
 const wide = matchMedia('(min-width: 52.01rem)');
 
@@ -110,45 +109,15 @@ function remembered() {
 
 // ---- the connection --------------------------------------------------------
 
-let countdown = 0;
 let certain = false; // connected, and the gateway reaches Redis
 
 function showState(state) {
-  const ready = state.name === 'ready';
-  const words = {
-    idle: 'not connected',
-    connecting: 'connecting …',
-    registering: state.why ? `waiting: ${state.why.code}` : 'registering …',
-    ready: state.degraded ? 'connected, degraded' : 'connected',
-    waiting: 'reconnecting …',
-    ended: 'disconnected',
-  };
-  $('state').dataset.state = state.degraded ? 'degraded' : state.name;
-  setText($('state'), words[state.name]);
-  $('state').title = state.degraded ? 'The gateway can’t reach Redis: messages are refused until it can.' : '';
+  showStatus(state, user, again, leave);
+  showCertain(state.name === 'ready' && !state.degraded);
+}
 
-  $('gateway').hidden = !ready;
-  if (ready) {
-    const id = state.registered.gatewayId;
-    setText($('gateway').querySelector('b'), id);
-    $('gateway').style.setProperty('--hue', hue(id));
-  }
-  showCertain(ready && !state.degraded);
-
-  clearInterval(countdown);
-  if (state.name === 'waiting') {
-    // The seconds are on the button: the text is an alert, read out at each change.
-    const tick = () => {
-      const s = Math.max(0, Math.ceil((state.at - Date.now()) / 1000));
-      showNotice(`Connection lost: ${reason(state.why)}. Trying again.`, s > 0 ? `Try now (${s} s)` : 'Try now', () => session.start(user, deviceID(false)));
-    };
-    tick();
-    countdown = setInterval(tick, 1000);
-  } else if (state.name === 'ended') {
-    ended(state.why);
-  } else if (ready || state.name === 'idle') {
-    showNotice('');
-  }
+function again(asNewDevice = false) {
+  session.start(user, deviceID(asNewDevice));
 }
 
 // Nobody who can't know says who is there.
@@ -166,33 +135,6 @@ function showCertain(is) {
   }
 }
 
-// The gateway said not to come back, so only a person can.
-function ended(why) {
-  if (why.code === 0) return leave(`The gateway doesn’t let “${user}” in: ${why.reason || why.name}`);
-  if (why.code === 4502) {
-    showNotice(
-      `“${user}” was opened elsewhere on this device (a duplicate of this tab, perhaps), or in one tab more than a user may have. The newest one stays: ${reason(why)}.`,
-      'Connect here as a new device',
-      () => session.start(user, deviceID(true)),
-    );
-  } else {
-    showNotice(`The gateway ended this connection for good: ${reason(why)}.`, 'Connect again', () => session.start(user, deviceID(false)));
-  }
-}
-
-function reason(why) {
-  const text = why.reason || { 1001: 'the gateway goes away', 1006: 'the line was cut', 1011: 'an error in the gateway' }[why.code] || '';
-  return `${text}${text ? ' ' : ''}(${why.code}${why.by ? `, by ${why.by}` : ''})`;
-}
-
-function showNotice(text, label, run) {
-  $('notice').hidden = !text;
-  setText($('notice').querySelector('p'), text);
-  const button = $('notice').querySelector('button');
-  setText(button, label ?? '');
-  button.onclick = run;
-}
-
 // ---- conversations ---------------------------------------------------------
 
 const keyOf = ({ to, room }) => (room === undefined ? `u:${to}` : `r:${room}`);
@@ -200,7 +142,7 @@ const keyOf = ({ to, room }) => (room === undefined ? `u:${to}` : `r:${room}`);
 function talkWith(target) {
   const known = talks.get(keyOf(target));
   if (known) return known;
-  const talk = new Talk(user, target, { open: (it) => open(it.target), older: readOlder, typing: showTyping });
+  const talk = new Talk(user, target, { open: (it) => open(it.target), older: (it) => readOlder(session, user, it), typing: showTyping });
   talks.set(keyOf(target), talk);
   $(talk.room === undefined ? 'people' : 'rooms').append(talk.entry);
   $('threads').append(talk.thread);
@@ -326,36 +268,6 @@ function received(m, old) {
   showUnread();
 }
 
-// Reads back from where the page came in, until there is something of this
-// conversation: the inbox holds those with everybody.
-async function readOlder(talk) {
-  if (talk.reading) return;
-  talk.reading = true;
-  talk.readingOn();
-  try {
-    for (let page = 0; page < PAGES_MAX; page++) {
-      const before = talk.before ?? session.beginning(talk.room);
-      if (!before) return talk.readableByHand('Earlier messages'); // asked again when there is a connection
-      // `before` is the oldest message we have; the beginning is the last one we don't.
-      const answer = await session.history(talk.room, talk.before ?? { ...before, offset: before.offset + 1 }, PAGE);
-      if (answer.code === 'limited' && answer.retryAfterMs) {
-        await pause(answer.retryAfterMs);
-        continue;
-      }
-      if (answer.type === 'error') return talk.readableByHand(answer.code === 'gone' ? 'Earlier messages' : `Earlier messages (${answer.code}: try again)`);
-      const { messages = [], first, more, epoch } = answer;
-      if (messages.length) talk.before = { epoch: messages[0].epoch ?? epoch, offset: messages[0].offset };
-      const found = talk.prepend(messages.filter((m) => talk.room !== undefined || talk.name === (m.from === user ? m.to : m.from)));
-      if (!more || !messages.length) return talk.complete(first > 1 ? 'What is older is not kept any more.' : 'This is the beginning.');
-      if (found) break;
-      await pause(PAGE_PAUSE_MS);
-    }
-    talk.readable('Earlier messages');
-  } finally {
-    talk.reading = false;
-  }
-}
-
 function ackText(ack, ms) {
   const devices = ack.devices === undefined ? '' : ` to ${count(ack.devices, 'device')}`;
   const words = { routed: `routed${devices}`, stored: 'stored', dropped: 'dropped, nobody there' };
@@ -450,8 +362,6 @@ function showPeer(talk) {
 }
 
 // ---- small things ----------------------------------------------------------
-
-const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 // Not on a phone: its keyboard would cover the page.
 function focusOn(id) {
