@@ -113,6 +113,7 @@ func (c *Connection) finish() {
 	c.closeSocket(cause)
 	c.inMessage = false
 	c.returnReadBuffer()
+	c.dropInput()
 	c.endContext(cause)
 	if c.manager == nil {
 		c.release()

@@ -38,7 +38,10 @@ type Connection struct {
 	tally   *tally
 
 	// Owned by the reader.
+	in        *input      // nil at rest, and always where raw is nil
+	frameLeft int64       // so much of the frame gorilla is reading was not given to it; only with in
 	rbuf      *readBuffer // nil at rest
+	looked    bool        // arrived was asked since the reader came to rest
 	inMessage bool        // a message has begun and is not complete: rbuf holds its beginning
 	refused   bool        // gorilla gave up on what came: nothing more can be read as WebSocket
 

@@ -13,26 +13,28 @@
 //
 // # Its goroutines
 //
-// A connection at rest has one: the reader, which is whoever called Run. A writer goroutine exists only while the socket takes no more
+// A connection at rest has one: the reader, which is whoever called Run. It only waits, on a stack that never grows; what has come is
+// read and handled on a stack that is lent for it (see stack), and the two are one goroutine to everybody else. A writer goroutine exists only while the socket takes no more
 // bytes: it is started by the Flush that found out, ends when the outbox is empty, and is joined by Run. A hook goroutine exists only
 // while start or stop hooks run, and is joined by Manager.Close. Manager.Run is the sweep; it is the caller's goroutine. There is no
-// timer for each connection.
+// timer for each connection. What calls Run must itself have little on its stack.
 //
 // # Its locks
 //
-// Connection.mu guards the outbox, Manager.mu the writing of the indexes, carried.mu the bound values. Each is a leaf: no lock is held
+// Connection.mu guards the outbox, Manager.mu the writing of the indexes, carried.mu the bound values, stacks.mu those to be lent. Each is a leaf: no lock is held
 // while another is taken, nor across a system call, a channel operation that could wait, or a callback. Looking up a user or a
 // connection takes no lock.
 //
 // A connection's life, as its caller writes it:
 //
 //	c, err := connection.Upgrade(w, r, &upgrader, id, &cfg)
-//	// on error the reply has been written; otherwise the HTTP handler starts serve(c) and returns, which frees what net/http held
+//	// on error the reply has been written; otherwise
+//	if err := manager.Add(c); err != nil {
+//		c.Close(connection.Cause{Kind: connection.KindDraining})
+//	}
+//	go serve(c) // and the HTTP handler returns, which frees what net/http held
 //
 //	func serve(c *connection.Connection) {
-//		if err := manager.Add(c); err != nil {
-//			c.Close(connection.Cause{Kind: connection.KindDraining})
-//		}
 //		defer manager.Remove(c)
 //		cause := c.Run(handle)
 //		...

@@ -31,6 +31,7 @@ type Manager struct {
 	// Any goroutine.
 	added   atomic.Uint64
 	tallies [tallyShards]tally
+	stacks  stacks
 
 	// Guarded by mu.
 	mu      sync.Mutex
@@ -218,6 +219,7 @@ func (m *Manager) Close(ctx context.Context) error {
 	}
 	m.mu.Unlock()
 	m.CloseAll(Cause{Kind: KindDraining}, 0)
+	m.stacks.close()
 	select {
 	case <-m.idle:
 		return nil

@@ -30,37 +30,72 @@ func (c *Connection) Run(handle func(frame []byte)) Cause {
 	return *c.cause.Load()
 }
 
-// read returns the error that ended the reading, never nil.
+// read returns the error that ended the reading, never nil. On a bare socket it waits here, a few calls deep: see stack.
 func (c *Connection) read(handle func([]byte)) error {
-	for {
-		kind, r, err := c.ws.NextReader()
-		if err != nil {
-			return err
+	if c.raw == nil || c.manager == nil {
+		for {
+			if err := c.message(handle); err != nil {
+				return err
+			}
 		}
-		c.tally.frameIn()
-		if c.closing() {
-			continue // the next NextReader throws the message away; what counts now is the client's close frame
-		}
-		if kind != websocket.TextMessage {
-			c.Close(Cause{Kind: KindBadData, Reason: "binary message"})
-			continue
-		}
-		frame, err := c.readMessage(r)
-		if err != nil {
-			return err
-		}
-		if c.closing() {
-			continue
-		}
-		if !utf8.Valid(frame) {
-			c.Close(Cause{Kind: KindBadData, Code: protocol.CloseInvalidPayload, Reason: "text that is not UTF-8"})
-			continue
-		}
-		c.busy.Store(true)
-		handle(frame)
-		c.Text()
-		c.busy.Store(false)
 	}
+	arrived := c.arrived // bound once
+	for {
+		c.looked = false
+		if err := c.raw.Read(arrived); err != nil {
+			return err
+		}
+		if err := c.manager.stacks.lend(c, handle); err != nil {
+			return err
+		}
+	}
+}
+
+// turn reads what has come, handles it, and holds nothing afterwards but the beginning of what it can't hand on yet.
+func (c *Connection) turn(handle func([]byte)) error {
+	if err := c.fill(); err != nil {
+		return err
+	}
+	for c.begins() {
+		if err := c.message(handle); err != nil {
+			return err
+		}
+	}
+	c.returnReadBuffer()
+	c.returnInput()
+	return nil
+}
+
+// message has one message handled. It waits until it has come.
+func (c *Connection) message(handle func([]byte)) error {
+	kind, r, err := c.ws.NextReader()
+	if err != nil {
+		return err
+	}
+	c.tally.frameIn()
+	if c.closing() {
+		return nil // the next NextReader throws the message away; what counts now is the client's close frame
+	}
+	if kind != websocket.TextMessage {
+		c.Close(Cause{Kind: KindBadData, Reason: "binary message"})
+		return nil
+	}
+	frame, err := c.readMessage(r)
+	if err != nil {
+		return err
+	}
+	if c.closing() {
+		return nil
+	}
+	if !utf8.Valid(frame) {
+		c.Close(Cause{Kind: KindBadData, Code: protocol.CloseInvalidPayload, Reason: "text that is not UTF-8"})
+		return nil
+	}
+	c.busy.Store(true)
+	handle(frame)
+	c.Text()
+	c.busy.Store(false)
+	return nil
 }
 
 // readMessage reads to the end of a message. gorilla has checked its announced length against the limit before it is read.

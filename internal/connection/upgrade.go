@@ -13,9 +13,9 @@ import (
 	"chatgate/internal/protocol"
 )
 
-// readBufferBytes is what gorilla reads into between messages: one heartbeat with room to spare. A message that is longer is read
-// straight into its own buffer.
-const readBufferBytes = 512
+// readBufferBytes is the least that gorilla takes: it is held at rest. What comes from the socket in larger pieces is in an input, and a
+// message that is longer is read straight into its own buffer.
+const readBufferBytes = maxControlBytes
 
 // noWriteBuffers keeps gorilla from giving each connection a write buffer. Nothing is ever taken from it: all data frames are framed
 // here, and gorilla's own close frames need none.
@@ -73,15 +73,15 @@ type socket Connection
 
 func (s *socket) Read(p []byte) (int, error) {
 	c := (*Connection)(s)
+	if c.in != nil {
+		return c.feed(p)
+	}
 	// gorilla reads only when it has nothing left: between messages this is the moment of rest.
 	if !c.inMessage {
 		c.returnReadBuffer()
 	}
 	n, err := c.nc.Read(p)
-	if n > 0 {
-		c.lastByte.Store(c.cfg.now())
-		c.tally.read(n)
-	}
+	c.received(n)
 	return n, err
 }
 

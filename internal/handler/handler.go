@@ -74,8 +74,6 @@ func New(cfg Config, conns *connection.Config, manager *connection.Manager, regi
 		history: cfg.History,
 		upgrader: websocket.Upgrader{
 			HandshakeTimeout: 5 * time.Second,
-			ReadBufferSize:   512, // net/http's 4 KB reader would stay with the connection
-			WriteBufferPool:  &sync.Pool{},
 			Subprotocols:     []string{protocol.Subprotocol},
 			CheckOrigin:      func(*http.Request) bool { return true }, // done before, by Origins
 		},
@@ -113,23 +111,20 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.sessions.Add(1)
-	go h.serve(c, ticket)
-}
-
-// serve is a connection's life.
-func (h *Handler) serve(c *connection.Connection, ticket *Ticket) {
-	defer h.sessions.Done()
-	defer ticket.Release()
+	s := &session{handler: h, conn: c}
 	if err := h.manager.Add(c); err != nil {
 		c.Close(connection.Cause{Kind: connection.KindDraining})
-		c.Run(func([]byte) {})
-		return
 	}
-	defer h.manager.Remove(c)
-	s := session{handler: h, conn: c}
-	cause := c.Run(s.handle)
-	s.end(cause)
-	h.cfg.Log.Debug("connection ended", "conn", c, "cause", cause.Kind.String(), "code", int(cause.Code))
+	go s.serve(ticket)
+}
+
+// serve is a connection's life. Its goroutine is what waits when nothing comes, with all that its calls have on the stack: so it does
+// little else, and entering the connection has been done before.
+func (s *session) serve(ticket *Ticket) {
+	defer s.handler.sessions.Done()
+	defer ticket.Release()
+	defer s.handler.manager.Remove(s.conn)
+	s.end(s.conn.Run(s.handle))
 }
 
 // Wait returns when every session has ended.
