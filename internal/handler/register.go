@@ -59,7 +59,7 @@ func (s *session) register(f *protocol.Frame) {
 		User: s.entry.User, Device: s.entry.Device, Meta: append([]byte(nil), f.Meta...), Entry: s.entry,
 	})
 	h.manager.Identify(s.conn)
-	frames := [][]byte{protocol.AppendRegistered(nil, &protocol.Registered{
+	frames := [][]byte{protocol.AppendRegistered(make([]byte, 0, registeredBytes), &protocol.Registered{
 		UserID: s.entry.User, ConnID: s.conn.ID(), GatewayID: h.cfg.Gateway,
 		Epoch: open.at.Epoch, Offset: open.at.Offset, First: open.first, Top: open.top, Recovered: len(open.gaps) == 0,
 		HeartbeatIntervalMs: h.cfg.HeartbeatInterval.Milliseconds(), PresenceTTLMs: h.cfg.PresenceTTL.Milliseconds(),
@@ -71,6 +71,9 @@ func (s *session) register(f *protocol.Frame) {
 	h.router.Follow(s.stay, open.at, open.top, frames...)
 	s.enter(nil, f.Rooms)
 }
+
+// registeredBytes holds a registered frame whose user has a name of usual length.
+const registeredBytes = 448
 
 // unavailable refuses a register that Redis did not answer: its time starts anew.
 func (s *session) unavailable(f *protocol.Frame, err error) {

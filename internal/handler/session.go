@@ -148,13 +148,13 @@ const roomPause = 5 * time.Millisecond
 
 // end undoes what the session did elsewhere. The manager is last out.
 func (s *session) end(cause connection.Cause) {
-	if s.entry == nil {
-		return
-	}
 	for _, stay := range s.rooms {
 		s.handler.router.Detach(stay, nil)
 		s.handler.registry.Release(stay.Address())
 	}
-	s.handler.router.Detach(s.stay, nil)
-	s.handler.registry.Remove(s.entry, cause.Kind.String())
+	if s.entry != nil {
+		s.handler.router.Detach(s.stay, nil)
+		s.handler.registry.Remove(s.entry, cause.Kind.String())
+	}
+	s.handler.cfg.Log.Debug("connection ended", "conn", s.conn, "cause", cause.Kind.String(), "code", int(cause.Code))
 }
