@@ -216,16 +216,21 @@ func TestTheLedgerForgivesWhatIsAllowed(t *testing.T) {
 	}
 }
 
-// An epoch of which the receiver never heard, because it was away, is announced by the gap that leads over it, and by no
-// earlier one.
-func TestAGapLeadsOverAWholeEpoch(t *testing.T) {
+// An epoch came and went while its receiver was away. What was acknowledged behind its end is announced by a gap of its own, which
+// leads where the first one leads; the gap of the epoch before says nothing of it.
+func TestAGapNamesAnEpochThatCameAndWent(t *testing.T) {
 	for name, tc := range map[string]struct {
-		acked int
-		want  Fault
-	}{"before the gap": {7, LostAnnounced}, "behind it": {9, LostSilently}} {
+		from uint64 // of the gap; 0: there is none
+		want Fault
+	}{"named": {7, LostAnnounced}, "named from further on": {8, LostSilently}, "not named": {0, LostSilently}} {
 		t.Run(name, func(t *testing.T) {
 			s := goodStory()
-			s.carol.Sent = append(s.carol.Sent, letter("carol", 3, tc.acked, Position{"between", 7}))
+			s.carol.Sent = append(s.carol.Sent, letter("carol", 3, 7, Position{"between", 7}))
+			if tc.from > 0 {
+				more := s.bob.Heard[atGap]
+				more.Epoch, more.FirstGone, more.ToGone = "between", tc.from, 0
+				s.bob.Heard = slices.Insert(s.bob.Heard, atGap+1, more)
+			}
 			v := Compare(s.records())
 			if v.Count(tc.want) != 1 {
 				t.Errorf("want it to be %s: %v", tc.want, v)
