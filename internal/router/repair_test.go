@@ -438,7 +438,7 @@ func TestEachMemberIsToldItsOwnGap(t *testing.T) {
 			b.read("bob", tc.log, false, kept...)
 			last := fmt.Sprintf("%s/%d", tc.log.Epoch, tc.log.Top)
 			for c, want := range map[*client]string{laptop: tc.laptop, phone: tc.phone} {
-				if err := c.WaitCount(1, gatewaytest.Deadline, "message"); err != nil {
+				if err := c.WaitCount(len(kept), gatewaytest.Deadline, "message"); err != nil {
 					t.Fatal(err)
 				}
 				var got string
