@@ -125,8 +125,22 @@ func clients(o *redis.UniversalOptions, log *slog.Logger) *backend {
 	// itself, once a second, and a lane that probes ten times a second would hear
 	// late that Redis is back.
 	lanes.PoolSize = lanePool
-	b.client, b.lanes = redis.NewUniversalClient(&general), redis.NewUniversalClient(&lanes)
+	b.client, b.lanes = newClient(&general), newClient(&lanes)
 	return b
+}
+
+// clusterReload is for how long a Cluster's map of slots is believed. The client
+// learns of a slot that moved by itself, and of a master that died only by this; its
+// own minute is how long sends to that master's slots were refused.
+const clusterReload = time.Second
+
+func newClient(o *redis.UniversalOptions) redis.UniversalClient {
+	if !o.IsClusterMode {
+		return redis.NewUniversalClient(o)
+	}
+	cluster := o.Cluster()
+	cluster.ClusterStateReloadInterval = clusterReload
+	return redis.NewClusterClient(cluster)
 }
 
 // connect finds out what redis.url leads to, checks that Chatgate can keep its
