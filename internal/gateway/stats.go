@@ -77,7 +77,7 @@ func (g *Gateway) stats() Stats {
 		GatewayID: string(g.id), Name: g.cfg.Name, Redis: g.backend.kind,
 		Draining: g.draining.Load(), Degraded: g.router.Degraded() || !g.registry.Reachable(),
 		UptimeSeconds: int64(time.Since(g.started).Seconds()), Time: time.Now().UnixMilli(),
-		ActiveConnections: g.manager.Count(), Registered: p.Held, ActiveUsers: g.manager.Users(), ActiveRooms: p.HeldAddresses,
+		ActiveConnections: g.manager.Count(), Registered: p.Held, ActiveUsers: g.manager.Users(), ActiveRooms: p.HeldRooms,
 		Connections: ConnectionsStats{
 			Accepted: m.Added, Rejected: map[string]uint64{}, Ended: map[string]uint64{},
 			FramesIn: m.FramesIn, FramesOut: m.FramesOut, BytesIn: m.BytesIn, BytesOut: m.BytesOut, SlowConsumers: m.SlowConsumers(),

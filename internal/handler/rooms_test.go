@@ -198,7 +198,7 @@ func TestRoomsOfAConnectionAreLimited(t *testing.T) {
 	alice.say(`{"type":"leave","room":"1"}`)
 	alice.next("left")
 	alice.join("4", "")
-	if n := g.registry.Stats().HeldAddresses; n != 3 {
+	if n := g.registry.Stats().HeldRooms; n != 3 {
 		t.Errorf("%d rooms are held", n)
 	}
 }

@@ -55,7 +55,8 @@ type Config struct {
 	OnSilence func(group int)
 	// OnLog is told where the log of an address stands: a user's with each refresh,
 	// and when an entry or a hold that Redis had lost was entered again. What was
-	// sent before that went to nobody. May be nil.
+	// sent before that went to nobody. A watch ("w:alice") has no log: there it is
+	// the state that has to be read. May be nil.
 	OnLog func(a protocol.Address, at protocol.Position)
 	// Each calls yield with every entry of this gateway, until it returns false:
 	// the caller keeps them, the Registry has no second index of connections.

@@ -226,6 +226,7 @@ func TestEveryScriptRunsTwiceSafely(t *testing.T) {
 
 		beat(a)
 		beat(b)
+		a.hold("w:alice", "w:carol", "r:lobby")
 		desktop := a.connect("alice", "desktop")
 		phone := a.connect("alice", "phone")
 		again := b.connect("alice", "phone")   // replaces
@@ -262,8 +263,8 @@ func TestEveryScriptRunsTwiceSafely(t *testing.T) {
 		b.connect("carol", "")
 		b.forget()
 		f.eventually(func() error { beat(a); return wantText(f.story("carol"), "connect online disconnect offline") })
-		if len(w.ran) < 6 {
-			t.Errorf("ran twice: %v, want register, refresh, remove, kick, pulse and offline", w.ran)
+		if len(w.ran) < 7 {
+			t.Errorf("ran twice: %v, want register, refresh, remove, kick, pulse, offline and hold", w.ran)
 		}
 	})
 }

@@ -402,14 +402,14 @@ func (f *fleet) group(user string) keyspace.Group {
 	return f.cfg.Layout.GroupOf(protocol.UserAddress(protocol.UserID(user)))
 }
 
-// state is what Redis keeps of a user's being online: "epoch n state ms", or empty.
+// state is what Redis keeps of a user's being online: "epoch n state ms line", or empty.
 func (f *fleet) state(user string) (epoch, n, state string) {
 	f.t.Helper()
 	v, err := f.client.Get(context.Background(), keyspace.State(protocol.UserID(user))).Result()
 	if err != nil && !isNil(err) {
 		f.t.Fatal(err)
 	}
-	if s := strings.Fields(v); len(s) == 4 {
+	if s := strings.Fields(v); len(s) == 5 {
 		return s[0], s[1], s[2]
 	}
 	return "", "", v

@@ -15,8 +15,9 @@ import (
 //go:embed lua/hold.lua
 var holdSource string
 
-// A gateway holds a room while one of its connections is in it. The registry knows of the gateway, not of the connections: they are
-// counted here, so a join costs Redis one look at the room's position, and a leave nothing until the last.
+// A gateway holds a room while one of its connections is in it, and "w:alice" while one of them watches alice. The registry knows of the
+// gateway, not of the connections: they are counted here, so a join costs Redis one look at the room's position, and a leave nothing
+// until the last.
 
 // holds are the addresses of one group that this gateway holds.
 type holds struct {
@@ -29,7 +30,7 @@ type hold struct {
 	entered bool // the registry answered; counted in group.heldAddresses
 }
 
-// Standing is where the log of an address stood when it was held.
+// Standing is where the log of an address stood when it was held. Of a watch only Err means something: it has no log.
 type Standing struct {
 	Epoch string
 	Top   uint64
@@ -77,7 +78,7 @@ func (r *Registry) Release(a protocol.Address) {
 	g := r.groups[r.cfg.Layout.GroupIndex(a)]
 	last, entered := g.holds.drop(a)
 	if entered {
-		g.heldAddresses.Add(-1)
+		g.countHold(a, -1)
 	}
 	if last {
 		g.holdings.add(&holding{address: a})
@@ -96,7 +97,7 @@ func (r *Registry) runHoldings(g *group, b []*holding) {
 	keys := r.holdKeys(g, r.cfg.Gateway)
 	wanted := g.holds.wanted(b)
 	for i, h := range b {
-		keys = append(keys, keyspace.Holders(h.address), keyspace.Log(h.address), keyspace.Stream(h.address))
+		keys = appendHoldKeys(keys, h.address)
 		word := "-"
 		if wanted[i] {
 			word = "+"
@@ -116,7 +117,7 @@ func (r *Registry) runHoldings(g *group, b []*holding) {
 	}
 	for i, h := range b {
 		if wanted[i] {
-			h.standing = parseStanding(lines[i])
+			h.standing = parseStanding(h.address, lines[i])
 			r.entered(g, h)
 		} else {
 			h.standing.Err = fmt.Errorf("%w: let go meanwhile", ErrUnavailable)
@@ -133,10 +134,17 @@ func (r *Registry) entered(g *group, h *holding) {
 		return
 	}
 	if g.holds.enter(h.address) {
-		g.heldAddresses.Add(1)
+		g.countHold(h.address, 1)
 	}
 	if h.done == nil && r.cfg.OnLog != nil {
 		r.cfg.OnLog(h.address, protocol.Position{Epoch: h.standing.Epoch, Offset: h.standing.Top})
+	}
+}
+
+func (g *group) countHold(a protocol.Address, n int64) {
+	g.heldAddresses.Add(n)
+	if a.Kind() == 'w' {
+		g.heldWatches.Add(n)
 	}
 }
 
@@ -158,6 +166,13 @@ func (r *Registry) holdKeys(g *group, owner protocol.GatewayID) []string {
 	return []string{keyspace.Leases(g.name), keyspace.Line(g.name), keyspace.Own(g.name, owner)}
 }
 
+func appendHoldKeys(keys []string, a protocol.Address) []string {
+	if keys = append(keys, keyspace.Holders(a)); a.Kind() == 'r' {
+		keys = append(keys, keyspace.Log(a), keyspace.Stream(a))
+	}
+	return keys
+}
+
 func (r *Registry) holdArgs(owner protocol.GatewayID, reapAfter string) []any {
 	return []any{string(owner), r.cfg.Lease.Milliseconds(), protocol.NewEpoch(), r.cfg.LogTTL.Milliseconds(), reapAfter}
 }
@@ -170,14 +185,17 @@ func (r *Registry) reapHolds(ctx context.Context, g *group, gw protocol.GatewayI
 	keys := r.holdKeys(g, gw)
 	args := r.holdArgs(gw, strconv.FormatInt(r.cfg.ReapAfter.Milliseconds(), 10))
 	for _, a := range held {
-		keys = append(keys, keyspace.Holders(a), keyspace.Log(a), keyspace.Stream(a))
+		keys = appendHoldKeys(keys, a)
 		args = append(args, string(a), "-")
 	}
 	v, err := r.run(ctx, r.hold, keys, args)
 	return err == nil && v != "alive"
 }
 
-func parseStanding(line string) Standing {
+func parseStanding(a protocol.Address, line string) Standing {
+	if line == "+" && a.Kind() != 'r' {
+		return Standing{}
+	}
 	f := strings.Split(line, " ")
 	if len(f) != 4 || f[0] != "+" {
 		return Standing{Err: fmt.Errorf("%w: unexpected answer %q", ErrUnavailable, line)}

@@ -85,7 +85,7 @@ func TestARoomIsHeldFromTheFirstMemberToTheLast(t *testing.T) {
 		a.registry.Release("r:lobby")
 		f.wantHolders("r:lobby")
 		f.wantHolders("r:other", b)
-		if n := b.registry.Stats().HeldAddresses; n != 1 {
+		if n := b.registry.Stats().HeldRooms; n != 1 {
 			t.Errorf("b counts %d rooms", n)
 		}
 	})
@@ -220,5 +220,77 @@ func TestAHoldNobodyWantsIsLetGo(t *testing.T) {
 		}
 		f.wantHolders("r:ghost")
 		f.wantHolders("r:lobby", a)
+	})
+}
+
+// Who watches alice holds an address of its own, in her partition, and without a log. States are read as they are, for the many.
+func TestAWatchIsHeldWithoutALog(t *testing.T) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r, withGrace(0))
+		a, dying := f.gateway("a"), f.gateway("dying")
+		a.hold("w:alice", "r:lobby", "w:bob")
+		dying.hold("w:alice")
+		f.wantHolders("w:alice", a, dying)
+		if n := a.registry.Stats(); n.HeldRooms != 1 || n.HeldWatches != 2 {
+			t.Errorf("a counts %d rooms and %d watches", n.HeldRooms, n.HeldWatches)
+		}
+		a.registry.Release("w:bob")
+		f.wantHolders("w:bob")
+		dying.stop()
+		f.eventually(func() error { return f.reaped(dying) })
+		f.wantHolders("w:alice", a)
+		for key := range f.dump() {
+			for _, kind := range []string{"l", "s"} {
+				if name, ok := addressOf(key, kind, "w:"); ok {
+					t.Errorf("the watch of %s made %s", name, key)
+				}
+			}
+		}
+
+		e := a.connect("alice", "")
+		bob := a.connect("bob", "")
+		a.disconnect(bob)
+		f.wantState("bob", "offline")
+		states, err := a.registry.States(context.Background(), "bob", "nobody", "alice")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := states[0]; s.User != "bob" || s.State != protocol.StateOffline || s.N != 2 || s.LastSeen() == 0 {
+			t.Errorf("bob is %+v", s)
+		}
+		if s := states[1]; s != (protocol.UserState{User: "nobody", State: protocol.StateOffline}) {
+			t.Errorf("nobody is %+v", s)
+		}
+		if s := states[2]; s.User != "alice" || s.State != protocol.StateOnline || s.N != 1 || s.Epoch == "" {
+			t.Errorf("alice, whose fence is %d, is %+v", e.Fence(), s)
+		}
+	})
+}
+
+// Redis is emptied, or forgets it. The watch is held again, and whoever follows it is told to look.
+func TestAWatchThatRedisLostIsHeldAgain(t *testing.T) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r)
+		told := make(chan protocol.Position, 1000)
+		a := f.gateway("a", func(c *Config) {
+			c.OnLog = func(a protocol.Address, at protocol.Position) {
+				if a == "w:alice" {
+					told <- at
+				}
+			}
+		})
+		a.hold("w:alice")
+		if err := r.FlushAll(); err != nil {
+			t.Fatal(err)
+		}
+		f.wantHolders("w:alice", a)
+		select {
+		case at := <-told:
+			if at != (protocol.Position{}) {
+				t.Errorf("told of a log at %v", at)
+			}
+		case <-time.After(patience):
+			t.Error("nobody was told")
+		}
 	})
 }

@@ -49,7 +49,7 @@ func (r *Registry) reap(ctx context.Context, g *group, gw protocol.GatewayID) {
 
 // endGrace makes users offline, and returns who is next.
 func (r *Registry) endGrace(ctx context.Context, g *group, users []protocol.UserID) []protocol.UserID {
-	keys := []string{keyspace.Offlines(g.name), keyspace.Events(g.name), keyspace.Line(g.name)}
+	keys := []string{keyspace.Offlines(g.name), keyspace.Events(g.name), keyspace.Line(g.name), keyspace.Numbers(g.name)}
 	args := []any{keyspace.ChannelPrefix(g.name), protocol.NewEpoch(), r.cfg.EventsKept}
 	for _, u := range users {
 		keys = append(keys, keyspace.Conns(u), keyspace.State(u), keyspace.Holders(protocol.WatchAddress(u)))

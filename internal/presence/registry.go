@@ -66,6 +66,7 @@ type group struct {
 	// Any goroutine.
 	held          atomic.Int64         // entries the registry should know
 	heldAddresses atomic.Int64         // and holds
+	heldWatches   atomic.Int64         // those of them that are watches
 	view          atomic.Pointer[view] // what the last pulse saw
 	silent        atomic.Bool          // Redis did not answer the last pulse
 	pulsing       atomic.Bool
@@ -201,7 +202,7 @@ func (r *Registry) enter(ctx context.Context, q *registration) (Registration, er
 func (r *Registry) runRegisters(g *group, b []*registration) {
 	keys := []string{
 		keyspace.Leases(g.name), keyspace.Line(g.name), keyspace.Own(g.name, r.cfg.Gateway),
-		keyspace.Offlines(g.name), keyspace.Events(g.name),
+		keyspace.Offlines(g.name), keyspace.Events(g.name), keyspace.Numbers(g.name),
 	}
 	args := []any{
 		string(r.cfg.Gateway), keyspace.ChannelPrefix(g.name), r.cfg.TTL.Milliseconds(),
@@ -374,7 +375,7 @@ func plain(s string) string {
 type Stats struct {
 	Registered, Refreshed, Removed, Reaped, Again, Verdicts, Failed uint64
 	Held                                                            int64 // connections
-	HeldAddresses                                                   int64 // rooms
+	HeldRooms, HeldWatches                                          int64 // addresses
 }
 
 // Stats returns the counters.
@@ -385,7 +386,9 @@ func (r *Registry) Stats() Stats {
 	}
 	for _, g := range r.groups {
 		s.Held += g.held.Load()
-		s.HeldAddresses += g.heldAddresses.Load()
+		watches := g.heldWatches.Load()
+		s.HeldRooms += g.heldAddresses.Load() - watches
+		s.HeldWatches += watches
 	}
 	return s
 }

@@ -103,7 +103,7 @@ func readKey(ctx context.Context, c redis.Cmdable, key string) (map[string]strin
 //   - a gateway's own index is exactly its entries in all conns, with the same fence and user;
 //   - a user with conns is online; without, offline, or his grace runs;
 //   - fences of a user differ;
-//   - a room's holders are exactly the gateways whose own index has it, and for a running one those where it has members;
+//   - the holders of a room or a watch are exactly the gateways whose own index has it, and for a running one those where it has members;
 //   - a running gateway holds exactly what the registry says it owns, and counts it right.
 func (f *fleet) problems() []string {
 	f.t.Helper()
@@ -145,11 +145,15 @@ func (f *fleet) problems() []string {
 				delete(holders[user], gw)
 			}
 		}
-		if room, ok := addressOf(key, "h", "r:"); ok {
+		for _, kind := range []string{"r:", "w:"} {
+			name, ok := addressOf(key, "h", kind)
+			if !ok {
+				continue
+			}
 			for gw := range fields {
-				a := protocol.RoomAddress(protocol.RoomID(room))
+				a := protocol.Address(kind + name)
 				if _, ok := d[keyspace.Own(f.cfg.Layout.GroupOf(a), protocol.GatewayID(gw))][string(a)]; !ok {
-					complain("room %s: held by %s, which doesn't own it", room, gw)
+					complain("%s: held by %s, which doesn't own it", a, gw)
 				}
 			}
 		}
@@ -174,7 +178,7 @@ func (f *fleet) problems() []string {
 			_, present := d[keyspace.Conns(protocol.UserID(user))]
 			state := strings.Fields(fields[""])
 			switch {
-			case len(state) != 4:
+			case len(state) != 5:
 				complain("%s: state is %q", user, fields[""])
 			case present && state[2] != "online", !present && !grace && state[2] != "offline", grace && (present || state[2] != "online"):
 				complain("%s is %s, connected: %t, grace runs: %t", user, state[2], present, grace)

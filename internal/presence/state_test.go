@@ -4,6 +4,7 @@ package presence
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -175,11 +176,8 @@ func TestWatchersHearEveryChangeOnceInOrder(t *testing.T) {
 	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r, withGrace(0))
 		a, b := f.gateway("a"), f.gateway("b")
-		for _, g := range []*gateway{a, b} {
-			if err := f.client.HSet(context.Background(), keyspace.Holders(protocol.WatchAddress("alice")), string(g.id), 1).Err(); err != nil {
-				t.Fatal(err)
-			}
-		}
+		a.hold("w:alice")
+		b.hold("w:alice")
 		toA, toB := f.listen(a, "alice"), f.listen(b, "alice")
 		for range 3 {
 			one, two := a.connect("alice", ""), b.connect("alice", "")
@@ -188,20 +186,55 @@ func TestWatchersHearEveryChangeOnceInOrder(t *testing.T) {
 			b.disconnect(two)
 			f.wantState("alice", "offline")
 		}
-		f.client.Del(context.Background(), keyspace.Holders(protocol.WatchAddress("alice")))
+		a.registry.Release("w:alice")
+		b.registry.Release("w:alice")
+		f.wantHolders("w:alice")
 		a.connect("alice", "")
 		epoch, _, _ := f.state("alice")
 		for _, heard := range []<-chan string{toA, toB} {
 			var got []string
-			for range 6 {
-				s := strings.Split(next(t, heard), "\x1f")
-				if len(s) != 5 || s[0] != "\x01salice" || s[2] != epoch {
-					t.Fatalf("heard %q", s)
+			for i := range 6 {
+				payload := next(t, heard)
+				kind, body, err1 := protocol.OpenEnvelope(payload)
+				number, s, err2 := protocol.OpenState(body)
+				if err := errors.Join(err1, err2); err != nil || kind != protocol.EnvelopeState || s.User != "alice" || s.Epoch != epoch {
+					t.Fatalf("heard %q: %v", payload, err)
 				}
-				got = append(got, s[1]+" "+s[3])
+				if number != uint64(i+1) {
+					t.Errorf("change %d has the channel's number %d", i+1, number)
+				}
+				got = append(got, fmt.Sprintf("%s %d", s.State, s.N))
 			}
 			if want := []string{"online 1", "offline 2", "online 3", "offline 4", "online 5", "offline 6"}; !slices.Equal(got, want) {
 				t.Errorf("heard %v, want %v", got, want)
+			}
+		}
+	})
+}
+
+// What a failover may have forgotten was told to those who watch: a version that comes again in another history is of another epoch. The
+// numbers go on.
+func TestAVersionIsOfOneHistory(t *testing.T) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r, withGrace(0))
+		a := f.gateway("a")
+		e := a.connect("alice", "")
+		epoch, _, _ := f.state("alice")
+		ctx, key := context.Background(), keyspace.State("alice")
+		s := strings.Fields(f.client.Get(ctx, key).Val())
+		for name, line := range map[string]string{"another history": "0123456789ab", "a version that didn't note it": ""} {
+			if err := f.client.Set(ctx, key, strings.TrimSpace(fmt.Sprintf("%s 7 online %s %s", s[0], s[3], line)), 0).Err(); err != nil {
+				t.Fatal(err)
+			}
+			a.disconnect(e)
+			f.wantState("alice", "offline")
+			rolled, n, _ := f.state("alice")
+			if rolled == epoch || n != "8" {
+				t.Errorf("%s: version %s.%s behind %s.7", name, rolled, n, epoch)
+			}
+			e = a.connect("alice", "")
+			if now, n, _ := f.state("alice"); now != rolled || n != "9" {
+				t.Errorf("%s: version %s.%s behind %s.8", name, now, n, rolled)
 			}
 		}
 	})

@@ -17,7 +17,8 @@ import (
 //	                               connections the registry says it owns, and
 //	                               Redis' history line
 //	k  conn US fence US code US reason US by     close this connection
-//	s  user US state US epoch US n US ms         a watched user's state
+//	s  number LF user US state US epoch US n US ms   a watched user's state;
+//	                               numbered like m
 //
 // SP, LF and US are 0x20, 0x0A and 0x1F. A record is
 //
@@ -188,6 +189,47 @@ func OpenKick(body string) (Kick, error) {
 		return Kick{}, ErrEnvelope
 	}
 	return Kick{Conn: ConnID(f[0]), Fence: fence, Code: CloseCode(code), Reason: f[3], By: f[4]}, nil
+}
+
+// UserState is what is known of a user's presence: the body of a state envelope.
+type UserState struct {
+	User  UserID
+	State PresenceState
+	Epoch string // of the version; empty: Redis knows of no state
+	N     uint64 // of the version: grows with every change in an epoch
+	Since int64  // ms since 1970
+}
+
+// Version names the state to clients; empty when Redis knows of none.
+func (s *UserState) Version() string {
+	if s.Epoch == "" {
+		return ""
+	}
+	return s.Epoch + "." + strconv.FormatUint(s.N, 10)
+}
+
+// LastSeen is when a user who is offline went, ms since 1970; 0: online, or not known.
+func (s *UserState) LastSeen() int64 {
+	if s.State == StateOffline {
+		return s.Since
+	}
+	return 0
+}
+
+// OpenState returns the number of a state envelope's body, and the state.
+func OpenState(body string) (number uint64, s UserState, err error) {
+	head, rest, ok := strings.Cut(body, "\n")
+	f := strings.Split(rest, "\x1f")
+	if !ok || len(f) != 5 || f[0] == "" || f[2] == "" || f[1] != string(StateOnline) && f[1] != string(StateOffline) {
+		return 0, s, ErrEnvelope
+	}
+	number, err1 := strconv.ParseUint(head, 10, 64)
+	n, err2 := strconv.ParseUint(f[3], 10, 64)
+	since, err3 := strconv.ParseInt(f[4], 10, 64)
+	if err1 != nil || err2 != nil || err3 != nil {
+		return 0, s, ErrEnvelope
+	}
+	return number, UserState{User: UserID(f[0]), State: PresenceState(f[1]), Epoch: f[2], N: n, Since: since}, nil
 }
 
 // Epochs name a stretch of a log's history. 62^11 is just above 2^64.

@@ -209,6 +209,39 @@ func TestKickRoundTrips(t *testing.T) {
 	}
 }
 
+func TestStateEnvelopeIsReadExactly(t *testing.T) {
+	number, got, err := OpenState("17\na b\x1foffline\x1fe1\x1f4\x1f1700000000000")
+	want := UserState{User: "a b", State: StateOffline, Epoch: "e1", N: 4, Since: 1700000000000}
+	if number != 17 || got != want || err != nil {
+		t.Errorf("%d %+v, %v, want %+v", number, got, err, want)
+	}
+	if v, seen := got.Version(), got.LastSeen(); v != "e1.4" || seen != 1700000000000 {
+		t.Errorf("version %s, last seen %d", v, seen)
+	}
+	if s := (&UserState{State: StateOnline, Epoch: "e1", N: 1, Since: 5}); s.LastSeen() != 0 {
+		t.Errorf("online, and last seen at %d", s.LastSeen())
+	}
+	if s := (&UserState{State: StateOffline}); s.Version() != "" {
+		t.Errorf("a user nobody knows has the version %q", s.Version())
+	}
+	for name, body := range map[string]string{
+		"nothing":        "",
+		"without number": "a\x1fonline\x1fe1\x1f1\x1f1",
+		"bad number":     "x\na\x1fonline\x1fe1\x1f1\x1f1",
+		"cut":            "1\na\x1fonline\x1fe1\x1f1",
+		"no user":        "1\n\x1fonline\x1fe1\x1f1\x1f1",
+		"no epoch":       "1\na\x1fonline\x1f\x1f1\x1f1",
+		"unknown state":  "1\na\x1faway\x1fe1\x1f1\x1f1",
+		"bad n":          "1\na\x1fonline\x1fe1\x1f-1\x1f1",
+		"bad time":       "1\na\x1fonline\x1fe1\x1f1\x1fx",
+		"one field more": "1\na\x1fonline\x1fe1\x1f1\x1f1\x1f",
+	} {
+		if _, got, err := OpenState(body); !errors.Is(err, ErrEnvelope) {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+}
+
 // An epoch is a word: scripts and envelopes separate it by spaces and colons. Two are the same with a chance of 2^-64.
 func TestEpochsAreShortWordsAndDiffer(t *testing.T) {
 	seen := make(map[string]bool)
@@ -231,7 +264,7 @@ func FuzzEnvelope(f *testing.F) {
 	f.Add(string(AppendEphemeralRecord(AppendEphemeralHeader(nil), "u:bob", []byte(`{"type":"message"`))))
 	f.Add("\x01p17 3 8f2d1b7c9a0e3f45")
 	f.Add("\x01kc1\x1f17\x1f4502\x1freplaced\x1fc2")
-	f.Add("\x01salice\x1fonline\x1fe\x1f3\x1f1700000000000")
+	f.Add("\x01s17\nalice\x1fonline\x1fe\x1f3\x1f1700000000000")
 	f.Add("\x01m1\ne 1 9999999999999999999 1\nxx")
 	f.Add("\x02m1\n")
 	f.Fuzz(func(t *testing.T, payload string) {
@@ -253,6 +286,13 @@ func FuzzEnvelope(f *testing.F) {
 				again, err := OpenPulse(fmt.Sprintf("%d %d %s", p.Number, p.Own, p.Line))
 				if err != nil || again != p {
 					t.Errorf("%q: %+v, then %+v, %v", body, p, again, err)
+				}
+			}
+		case EnvelopeState:
+			if number, s, err := OpenState(body); err == nil {
+				n, again, err := OpenState(fmt.Sprintf("%d\n%s\x1f%s\x1f%s\x1f%d\x1f%d", number, s.User, s.State, s.Epoch, s.N, s.Since))
+				if err != nil || n != number || again != s {
+					t.Errorf("%q: %+v, then %+v, %v", body, s, again, err)
 				}
 			}
 		case EnvelopeKick:

@@ -1,11 +1,12 @@
--- hold: makes a gateway a holder of addresses that are no user's (rooms), or ends that.
+-- hold: makes a gateway a holder of addresses that are no user's (rooms, and watches of users), or ends that.
 --
--- KEYS  1 lease  2 line  3 own, then for each address: holders, log, stream
+-- KEYS  1 lease  2 line  3 own, then for each address: holders, and for a room its log and stream
 -- ARGV  1 gateway  2 lease ms  3 fresh epoch  4 log TTL ms
 --       5 '' or, for reaping, the ms after the end of the lease that must have passed
 --       then for each address: the address, '+' to hold it or '-' to let it go
 -- Returns one line for each address, joined by LF:
---   "+ epoch top first"  held; first is the oldest offset kept
+--   "+ epoch top first"  a room, held; first is the oldest offset kept
+--   "+"                  a watch, held; it has no log
 --   "-"                  let go
 --   or only "alive" when reaping was asked and the gateway may not be judged.
 -- Atomic: lease, holders, own index and the position, so nothing is stored between the two that is neither below the position nor
@@ -26,6 +27,7 @@ local line = historyLine()
 local out, k, leased = {}, 4, false
 for a = 6, #ARGV, 2 do
   local address = ARGV[a]
+  local room = string.sub(address, 1, 2) == 'r:'
   if ARGV[a + 1] == '+' then
     if not leased then
       -- A sign of life: no holder is ever without a lease to judge it by.
@@ -34,13 +36,17 @@ for a = 6, #ARGV, 2 do
     end
     redis.call('HSET', KEYS[k], gw, '1')
     redis.call('HSET', KEYS[3], address, '')
-    local L = openLog(KEYS[k + 1], KEYS[k + 2], line, ARGV[3], ARGV[4])
-    out[#out + 1] = '+ ' .. L.epoch .. ' ' .. int(L.top) .. ' ' .. int(firstOffset(L, KEYS[k + 2]))
+    if room then
+      local L = openLog(KEYS[k + 1], KEYS[k + 2], line, ARGV[3], ARGV[4])
+      out[#out + 1] = '+ ' .. L.epoch .. ' ' .. int(L.top) .. ' ' .. int(firstOffset(L, KEYS[k + 2]))
+    else
+      out[#out + 1] = '+'
+    end
   else
     redis.call('HDEL', KEYS[k], gw)
     redis.call('HDEL', KEYS[3], address)
     out[#out + 1] = '-'
   end
-  k = k + 3
+  k = k + (room and 3 or 1)
 end
 return table.concat(out, '\n')

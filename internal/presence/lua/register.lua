@@ -1,7 +1,7 @@
 -- register: enters connections of one gateway into the registry, and gives each
 -- the position in its user's log.
 --
--- KEYS  1 lease  2 line  3 own  4 off  5 ev
+-- KEYS  1 lease  2 line  3 own  4 off  5 ev  6 num
 --       then for each connection: conns, holders, state, watchers, log, stream
 -- ARGV  1 gateway  2 channel prefix  3 presence TTL ms  4 stale after ms
 --       5 fresh epoch  6 log TTL ms  7 events kept (0: none)  8 lease ms
@@ -25,7 +25,7 @@
 
 local gw, prefix, ttl, stale = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local line = historyLine()
-local ctx = { ev = KEYS[5], max = tonumber(ARGV[7]), off = KEYS[4], prefix = prefix, fresh = ARGV[5] }
+local ctx = { ev = KEYS[5], max = tonumber(ARGV[7]), off = KEYS[4], num = KEYS[6], prefix = prefix, fresh = ARGV[5], line = line }
 local quiet
 
 -- Who goes first when the user has too many: ended leases, then entries that
@@ -108,7 +108,7 @@ local out = {}
 -- before it has an entry, so no entry is ever without one to judge it by.
 redis.call('ZADD', KEYS[1], 'GT', int(now + tonumber(ARGV[8])), gw)
 
-local k, a = 6, 9
+local k, a = 7, 9
 while ARGV[a] do
   out[#out + 1] = register(k, a)
   k, a = k + 6, a + 7

@@ -16,12 +16,13 @@
 -- end can't erase a newer connection and a second call finds nothing.
 
 --#include clock
+--#include line
 --#include life
 --#include entry
 --#include state
 
 local gw, prefix, grace, reapAfter = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[6]
-local ctx = { ev = KEYS[5], max = tonumber(ARGV[5]), off = KEYS[4], prefix = prefix, fresh = ARGV[4] }
+local ctx = { ev = KEYS[5], max = tonumber(ARGV[5]), off = KEYS[4], num = KEYS[7], prefix = prefix, fresh = ARGV[4] }
 
 if reapAfter ~= '' then
   local till = redis.call('ZSCORE', KEYS[1], gw)
