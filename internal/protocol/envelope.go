@@ -216,7 +216,8 @@ func (s *UserState) LastSeen() int64 {
 	return 0
 }
 
-// OpenState returns the number of a state envelope's body, and the state.
+// OpenState returns the number of a state envelope's body, and the state, which
+// aliases it.
 func OpenState(body string) (number uint64, s UserState, err error) {
 	head, rest, ok := strings.Cut(body, "\n")
 	f := strings.Split(rest, "\x1f")
@@ -229,7 +230,11 @@ func OpenState(body string) (number uint64, s UserState, err error) {
 	if err1 != nil || err2 != nil || err3 != nil {
 		return 0, s, ErrEnvelope
 	}
-	return number, UserState{User: UserID(f[0]), State: PresenceState(f[1]), Epoch: f[2], N: n, Since: since}, nil
+	s = UserState{User: UserID(f[0]), State: StateOffline, Epoch: f[2], N: n, Since: since}
+	if f[1] == string(StateOnline) {
+		s.State = StateOnline
+	}
+	return number, s, nil
 }
 
 // Epochs name a stretch of a log's history. 62^11 is just above 2^64.

@@ -94,6 +94,8 @@ var fromGateway = map[string][]byte{
 		{User: "bob", State: StateOnline, Version: "r4Yx8.3", Devices: 2},
 		{User: "carol", State: StateOffline, Version: "r4Yx8.6", LastSeen: 1795301000000},
 	}),
+	"presence-watch":   AppendPresence(nil, []byte("w-1"), []UserPresence{{User: "bob", State: StateOnline, Version: "r4Yx8.3", Devices: 2}}),
+	"presence-push":    AppendPresence(nil, nil, []UserPresence{{User: "bob", State: StateOffline, Version: "r4Yx8.4", LastSeen: 1795305700000}}),
 	"presence-unknown": AppendPresence(nil, []byte("p-2"), []UserPresence{{User: "bob", State: StateUnknown}}),
 	"closing": AppendClosing(nil, &Closing{
 		Code: CloseDraining, AfterMs: 200, WindowMs: 10_000,
