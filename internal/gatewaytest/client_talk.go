@@ -226,8 +226,13 @@ func (c *Client) Presence(users ...string) (map[string]UserState, error) {
 	if err := c.Write(object("presence", []any{"id", id, "users", users})); err != nil {
 		return nil, err
 	}
-	var answer Frame
-	err := c.wait(Deadline, "answer to presence", func() bool {
+	answer, err := c.answerTo(id)
+	return answer.States(), err
+}
+
+// answerTo waits for the presence frame that answers a request. It stays in the queue.
+func (c *Client) answerTo(id string) (answer Frame, err error) {
+	err = c.wait(Deadline, "answer to "+id, func() bool {
 		for _, kind := range []string{"presence", "error"} {
 			for _, at := range c.queues[kind] {
 				if c.all[at].ID == id {
@@ -239,9 +244,9 @@ func (c *Client) Presence(users ...string) (map[string]UserState, error) {
 		return false
 	})
 	if err == nil && answer.Type == "error" {
-		err = fmt.Errorf("%s: presence was refused: %v", c.Name, answer)
+		err = fmt.Errorf("%s: %s was refused: %v", c.Name, id, answer)
 	}
-	return answer.States(), err
+	return answer, err
 }
 
 // Heartbeat sends a heartbeat and returns the answer.

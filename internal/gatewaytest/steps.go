@@ -18,6 +18,7 @@ type scene struct {
 	clients  map[string]*Client
 	versions map[string]string // of a user's presence, as last told
 	ignored  map[*Client]bool
+	taken    map[*Client]map[string]int // of what a client was told of a user, by told steps
 }
 
 // quiet is how long "nothing" listens: several times what a message takes on a busy machine.
@@ -49,6 +50,10 @@ var steps = map[string]func(*scene, *args) error{
 	"ignore":    (*scene).ignore,
 	"join":      (*scene).join,
 	"leave":     (*scene).leave,
+	"watch":     (*scene).watch,
+	"unwatch":   (*scene).unwatch,
+	"told":      (*scene).told,
+	"untold":    (*scene).untold,
 	// What clients say and hear.
 	"send":      (*scene).send,
 	"expect":    (*scene).expect,
@@ -87,7 +92,7 @@ func (s *scene) mute() error {
 	return s.redis.Mute()
 }
 
-// nothingLeft complains about messages and errors that the transcript did not expect: a duplicate is one too many.
+// nothingLeft complains about messages, told states and errors that the transcript did not expect: a duplicate is one too many.
 func (s *scene) nothingLeft() error {
 	for name, c := range s.clients {
 		if s.ignored[c] {
@@ -97,6 +102,9 @@ func (s *scene) nothingLeft() error {
 			if err := c.None("message", 50*time.Millisecond); err != nil {
 				return err
 			}
+		}
+		if err := s.untaken(c); err != nil {
+			return err
 		}
 		for _, kind := range []string{"message", "error"} {
 			if left := c.Left(kind); len(left) > 0 {

@@ -146,6 +146,7 @@ func (tr *transcript) run(t *testing.T, r *Redis) {
 	s := &scene{
 		t: t, redis: r, gateways: make(map[string]*Gateway), clients: make(map[string]*Client),
 		versions: make(map[string]string), ignored: make(map[*Client]bool),
+		taken: make(map[*Client]map[string]int),
 	}
 	var told strings.Builder
 	for _, step := range tr.steps {
