@@ -15,7 +15,7 @@ import (
 )
 
 // join makes a user live whose client takes what it gets without looking at it: a client that parses would allocate in the same process.
-func (b *bench) join(user protocol.UserID) {
+func (b *bench) join(user protocol.UserID) *arrival {
 	b.t.Helper()
 	nc, err := net.Dial("tcp", b.g.server.Listener.Addr().String())
 	if err != nil {
@@ -34,6 +34,7 @@ func (b *bench) join(user protocol.UserID) {
 	if !b.goLive(a, "e1", 0) {
 		b.t.Fatalf("%s is not live", user)
 	}
+	return a
 }
 
 // deliverMessage builds a frame once and appends it to each member's outbox: ten members cost no more allocations than one, and a
@@ -80,6 +81,37 @@ func TestDeliveredSignalAllocatesNothingForEachMember(t *testing.T) {
 	run()
 	if n := testing.AllocsPerRun(100, run); n != 0 {
 		t.Errorf("%v allocations for a signal to ten members, want none", n)
+	}
+}
+
+// A change of somebody whom fifty connections watch is built once: it costs what it costs for one.
+func TestToldStatesAllocateNothingForEachWatcher(t *testing.T) {
+	b := newBench(t)
+	watchers := map[protocol.UserID]int{"one": 1, "fifty": 50}
+	for user, n := range watchers {
+		for range n {
+			w := NewWatch(user, b.join(user).conn)
+			b.collect([]*Watch{w})
+			b.tell([]*Watch{w}, []protocol.UserState{{User: user, State: protocol.StateOffline, Epoch: "e1"}})
+		}
+	}
+	got := make(map[protocol.UserID]float64)
+	for user := range watchers {
+		s := protocol.UserState{User: user, State: protocol.StateOnline, Epoch: "e1"}
+		run := func() {
+			s.N++
+			b.hear(s)
+			b.publish()
+			b.out.Flush()
+		}
+		run()
+		got[user] = testing.AllocsPerRun(100, run)
+	}
+	if got["fifty"] > got["one"] {
+		t.Errorf("%v allocations for fifty watchers, %v for one", got["fifty"], got["one"])
+	}
+	if n := b.g.router.Stats().Told; n != 102*51 {
+		t.Errorf("%d states told, want %d", n, 102*51)
 	}
 }
 

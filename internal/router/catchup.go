@@ -11,7 +11,7 @@ import (
 const (
 	// pageMessages is how many messages one read of a log asks for.
 	pageMessages = 64
-	// reads bounds the reads of logs under way, whoever they are for.
+	// reads bounds the reads of logs and states under way, whoever they are for.
 	reads = 16
 	// outboxPause is how often a full outbox is looked at again while a backlog
 	// waits for it.

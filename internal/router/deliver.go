@@ -36,7 +36,14 @@ type deliverer struct {
 	// checking is true while all feeds are compared with their logs, checkAgain
 	// that it has to be done once more.
 	checking, checkAgain bool
-	out                  connection.Batch
+	// watched are the users whom connections here watch. Of those in doubt the
+	// state has to be read, of those who miss it again with the next pulse; reading
+	// is true while some are.
+	watched          map[protocol.UserID]*watched
+	doubted, missing map[protocol.UserID]struct{}
+	reading          bool
+	news             []news // noted, and not yet appended
+	out              connection.Batch
 }
 
 const (
@@ -51,7 +58,8 @@ const (
 
 func newDeliverer(r *Router, g keyspace.Group) *deliverer {
 	return &deliverer{
-		router: r, group: g, feeds: make(map[protocol.Address]*feed),
+		router: r, group: g, feeds: make(map[protocol.Address]*feed), watched: make(map[protocol.UserID]*watched),
+		doubted: make(map[protocol.UserID]struct{}), missing: make(map[protocol.UserID]struct{}),
 		payloads: make(chan string, payloadQueue), commands: make(chan command, commandQueue), stopped: make(chan struct{}),
 	}
 }
@@ -80,6 +88,7 @@ func (d *deliverer) run(ctx context.Context) {
 			d.open(p)
 		}
 		d.more()
+		d.publish()
 		d.out.Flush()
 	}
 }
@@ -141,7 +150,14 @@ func (d *deliverer) open(payload string) {
 				d.router.cfg.OnKick(k)
 			}
 		case protocol.EnvelopeState:
-			// Watches are held by nobody yet, so no script sends this.
+			var number uint64
+			var s protocol.UserState
+			if number, s, err = protocol.OpenState(body); err == nil {
+				d.sequence(number, number-1)
+				d.hear(s)
+			} else {
+				d.doubtAll() // of another version: it counts as lost
+			}
 		}
 	}
 	if err != nil {
@@ -189,6 +205,7 @@ func (d *deliverer) pulse(number uint64, line string) {
 		d.check()
 	}
 	d.line = line
+	d.readMissing()
 }
 
 func (d *deliverer) deliverAll(records protocol.Records) error {

@@ -218,7 +218,7 @@ func (r *Router) Pulsed(group int, number uint64, line string) {
 }
 
 // Stands tells where the log of an address stood a moment ago: a feed that is
-// behind reads it.
+// behind reads it. Of a watch it tells that changes may have gone to nobody.
 func (r *Router) Stands(a protocol.Address, at protocol.Position) {
 	r.command(a, command{kind: commandStands, address: a, at: at})
 }
@@ -273,6 +273,10 @@ const (
 	commandStands
 	commandPulse
 	commandCheck
+	commandCollect
+	commandTell
+	commandUnwatch
+	commandStates
 )
 
 // command changes feeds, in order with what is delivered.
@@ -282,7 +286,7 @@ type command struct {
 	stay    *Stay  // of commandAttach, commandLive and commandDetach
 	frame   []byte // of commandDetach; nil: none
 	at      protocol.Position
-	answer  chan bool // capacity 1; of commandLive and commandRepair
+	answer  chan bool // capacity 1; of commandLive, commandRepair and those with watches
 
 	page      *history.Page // of commandRepair: what was read above at
 	repairing *waiting      // of commandRepair
@@ -293,6 +297,9 @@ type command struct {
 
 	number uint64 // of commandPulse
 	line   string
+
+	watches []*Watch             // of commandCollect, commandTell and commandUnwatch
+	states  []protocol.UserState // of commandTell and commandStates
 }
 
 func (d *deliverer) do(cmd command) {
@@ -318,6 +325,17 @@ func (d *deliverer) do(cmd command) {
 		d.pulse(cmd.number, cmd.line)
 	case commandCheck:
 		d.check()
+	case commandCollect:
+		d.collect(cmd.watches)
+		cmd.answer <- true
+	case commandTell:
+		d.tell(cmd.watches, cmd.states)
+		cmd.answer <- true
+	case commandUnwatch:
+		d.unwatch(cmd.watches)
+		cmd.answer <- true
+	case commandStates:
+		d.states(cmd.states)
 	}
 }
 

@@ -260,6 +260,11 @@ func (g *gateway) stopAndCheckFeeds() {
 				g.t.Errorf("%s: the feed of %s outlived its connections", g.id, a)
 			}
 		}
+		for u := range d.watched {
+			if !late[d] {
+				g.t.Errorf("%s: the watches of %s outlived their connections", g.id, u)
+			}
+		}
 	}
 }
 
@@ -391,6 +396,42 @@ func (c *client) wantRegistered() {
 		c.t.Fatal(err)
 	}
 	c.registered = f
+}
+
+// watch does for a client of this gateway what the handler does, and ends it with the test.
+func (g *gateway) watch(c *client, users ...protocol.UserID) []*Watch {
+	g.t.Helper()
+	conn := g.manager.ByConn(protocol.ConnID(c.registered.ConnID))
+	watches, addresses := make([]*Watch, len(users)), make([]protocol.Address, len(users))
+	for i, u := range users {
+		watches[i], addresses[i] = NewWatch(u, conn), protocol.WatchAddress(u)
+	}
+	ctx := context.Background()
+	g.router.Collect(watches...)
+	for _, s := range g.registry.Hold(ctx, addresses...) {
+		if s.Err != nil {
+			g.t.Fatal(s.Err)
+		}
+	}
+	states, err := g.registry.States(ctx, users...)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	answer := make([]protocol.UserPresence, len(users))
+	for i := range states {
+		answer[i] = protocol.UserPresence{User: users[i], State: states[i].State, Version: states[i].Version()}
+	}
+	conn.Send(protocol.AppendPresence(nil, []byte("answer"), answer))
+	g.router.Tell(watches, states)
+	g.t.Cleanup(func() { g.unwatch(watches...) })
+	return watches
+}
+
+func (g *gateway) unwatch(watches ...*Watch) {
+	g.router.Unwatch(watches...)
+	for _, w := range watches {
+		g.registry.Release(protocol.WatchAddress(w.user))
+	}
 }
 
 // leave closes the socket and waits until the gateway has forgotten it.

@@ -11,7 +11,7 @@ import (
 // Pub/Sub is only the fast path; the log is the truth. A feed that notices a hole
 // or another epoch reads its log. A channel that missed a number, was subscribed
 // anew, or whose Redis tells another history has all its feeds compared with
-// their logs.
+// their logs, and the states of the users watched here read.
 
 // repair reads the log for a feed's live members, one read in flight. What
 // arrives meanwhile waits.
@@ -144,13 +144,14 @@ func (d *deliverer) fanOut(f *feed, epoch string, offset uint64, head string) {
 // checkBatch is how many logs one call looks at.
 const checkBatch = 64
 
-// check compares all feeds of the group with their logs, in the background and
-// paced by its own round trips. A check that is asked for while one runs comes
-// after it.
+// check compares all feeds of the group with their logs, and reads the states of
+// those who are watched, in the background and paced by its own round trips. A
+// check that is asked for while one runs comes after it.
 //
 // Who is about to go live is not compared: what waits for him is forgotten, so
 // that he reads the log once more.
 func (d *deliverer) check() {
+	d.doubtAll()
 	for _, f := range d.feeds {
 		f.distrust()
 	}
@@ -218,6 +219,10 @@ func (d *deliverer) reach(a protocol.Address, at protocol.Position) {
 		f.distrust()
 	}
 	switch {
+	case a.Kind() == 'w':
+		if u := protocol.UserID(a.Name()); d.watched[u] != nil {
+			d.doubt(u)
+		}
 	case f == nil || !f.lives() || at.Epoch == f.epoch && at.Offset <= f.offset:
 	case f.repairing != nil:
 		// The read under way may be older than what was just seen: it goes on.

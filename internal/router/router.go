@@ -33,7 +33,7 @@ type Router struct {
 	sendScript *redis.Script
 	sendText   string // of sendScript
 	began      time.Time
-	reading    chan struct{}   // a token for each read of a log under way
+	reading    chan struct{}   // a token for each read of a log, or of states, under way
 	ctx        context.Context // a Router's lifetime: lanes outlive the Send that woke them
 	cancel     context.CancelFunc
 
@@ -63,7 +63,8 @@ type counts struct {
 	envelopes, delivered, duplicates, unheld          atomic.Uint64
 	missedPublishes, holes, unreadable, subscriptions atomic.Uint64
 	repairs, checks, reads, gaps, healed, unhealable  atomic.Uint64
-	held, unconfirmed                                 atomic.Uint64
+	held, unconfirmed, told, stateReads               atomic.Uint64
+	watches                                           atomic.Int64
 }
 
 // New returns a Router. laneClient must not retry (MaxRetries -1, DialerRetries 1):
@@ -307,7 +308,8 @@ type Stats struct {
 	Envelopes, Delivered, Duplicates, Unheld          uint64
 	MissedPublishes, Holes, Unreadable, Subscriptions uint64
 	Repairs, Checks, Reads, Gaps, Healed, Unhealable  uint64
-	Held, Unconfirmed                                 uint64
+	Held, Unconfirmed, Told, StateReads               uint64
+	Watches                                           int64 // now
 	Pending                                           int
 }
 
@@ -323,7 +325,7 @@ func (r *Router) Stats() Stats {
 		Subscriptions: c.subscriptions.Load(),
 		Repairs:       c.repairs.Load(), Checks: c.checks.Load(), Reads: c.reads.Load(), Gaps: c.gaps.Load(),
 		Healed: c.healed.Load(), Unhealable: c.unhealable.Load(), Held: c.held.Load(),
-		Unconfirmed: c.unconfirmed.Load(),
+		Unconfirmed: c.unconfirmed.Load(), Told: c.told.Load(), StateReads: c.stateReads.Load(), Watches: c.watches.Load(),
 	}
 	for _, l := range r.lanes.all {
 		l.mu.Lock()
