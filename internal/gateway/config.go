@@ -55,16 +55,17 @@ type RedisConfig struct {
 
 // LimitsConfig bounds what one client, and all of them together, may use.
 type LimitsConfig struct {
-	ConnectRate        int             `default:"500" zero:"no limit" help:"New connections a second on this gateway; as many may come at once."`
-	ConnectRatePerIP   int             `default:"50" zero:"no limit" help:"New connections a second from one client address (IPv6: one /64); as many may come at once."`
-	MaxConnections     ConnectionLimit `default:"auto" zero:"no limit" help:"Connections at a time on this gateway; auto: what the limit of open files leaves room for."`
-	MessageRate        int             `default:"100" zero:"no limit" help:"Messages a second from one connection."`
-	ConnectionsPerUser int             `default:"5" zero:"no limit" help:"Connections of one user in the whole cluster; a further one ends the stalest."`
-	RoomsPerConnection int             `default:"500" zero:"no limit" help:"Rooms one connection may be in at a time."`
-	FrameBytes         int             `default:"65536" help:"Bytes of one frame from a client."`
-	OutboxBytes        int             `default:"262144" help:"Bytes waiting for one client before it counts as a slow consumer."`
-	OutboxFrames       int             `default:"1024" help:"Frames waiting for one client before it counts as a slow consumer."`
-	InFlight           int             `default:"64" help:"Messages of one connection being sent at a time; then its reader waits."`
+	ConnectRate          int             `default:"500" zero:"no limit" help:"New connections a second on this gateway; as many may come at once."`
+	ConnectRatePerIP     int             `default:"50" zero:"no limit" help:"New connections a second from one client address (IPv6: one /64); as many may come at once."`
+	MaxConnections       ConnectionLimit `default:"auto" zero:"no limit" help:"Connections at a time on this gateway; auto: what the limit of open files leaves room for."`
+	MessageRate          int             `default:"100" zero:"no limit" help:"Messages a second from one connection."`
+	ConnectionsPerUser   int             `default:"5" zero:"no limit" help:"Connections of one user in the whole cluster; a further one ends the stalest."`
+	RoomsPerConnection   int             `default:"500" zero:"no limit" help:"Rooms one connection may be in at a time."`
+	WatchesPerConnection int             `default:"1000" zero:"no limit" help:"Users one connection may watch at a time."`
+	FrameBytes           int             `default:"65536" help:"Bytes of one frame from a client."`
+	OutboxBytes          int             `default:"262144" help:"Bytes waiting for one client before it counts as a slow consumer."`
+	OutboxFrames         int             `default:"1024" help:"Frames waiting for one client before it counts as a slow consumer."`
+	InFlight             int             `default:"64" help:"Messages of one connection being sent at a time; then its reader waits."`
 }
 
 // HeartbeatConfig says when a silent connection ends, and when any does.

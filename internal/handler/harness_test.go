@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -61,6 +62,7 @@ type gateway struct {
 	conns    connection.Config
 	server   *httptest.Server
 	lane     *gate
+	general  *gate // on the client of everything else
 	stop     func()
 }
 
@@ -68,13 +70,13 @@ var boots atomic.Uint64
 
 func newGateway(t *testing.T, r *gatewaytest.Redis, tune ...func(*settings)) *gateway {
 	t.Helper()
-	g := &gateway{t: t, redis: r, id: protocol.GatewayID("gw-" + strconv.FormatUint(boots.Add(1), 10)), lane: &gate{}}
+	g := &gateway{t: t, redis: r, id: protocol.GatewayID("gw-" + strconv.FormatUint(boots.Add(1), 10)), lane: &gate{}, general: &gate{}}
 	layout := keyspace.Layout{Sharded: r.Kind == gatewaytest.Cluster}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	s := settings{
 		handler: Config{
 			Gateway: g.id, Log: log, Anonymous: true, HeartbeatInterval: 30 * time.Second, PresenceTTL: 90 * time.Second,
-			MaxFrameBytes: 64 << 10, MaxRooms: 500, MaxBadFrames: 64, ReapedSpread: time.Second, RegisterWait: time.Second,
+			MaxFrameBytes: 64 << 10, MaxRooms: 500, MaxWatches: 1000, MaxBadFrames: 64, ReapedSpread: time.Second, RegisterWait: time.Second,
 			CursorWindow: 20 * time.Millisecond,
 		},
 		conns: connection.DefaultConfig(), registry: presence.DefaultConfig(), router: router.DefaultConfig(),
@@ -92,6 +94,7 @@ func newGateway(t *testing.T, r *gatewaytest.Redis, tune ...func(*settings)) *ga
 	g.conns = s.conns
 	general, lane := clients(t, r)
 	lane.AddHook(g.lane)
+	general.AddHook(g.general)
 	g.manager = connection.NewManager(&g.conns)
 	s.registry.OnPulse = func(group int, number uint64, line string) { g.router.Pulsed(group, number, line) }
 	s.registry.OnSilence = func(group int) { g.router.Silent(group) }
@@ -171,24 +174,33 @@ func clients(t *testing.T, r *gatewaytest.Redis) (general, lane redis.UniversalC
 	return redis.NewUniversalClient(&o), redis.NewUniversalClient(&l)
 }
 
-// A gate on the line of the lanes keeps scripts waiting while it is shut.
+// A gate on a line to Redis keeps scripts waiting while it is shut.
 type gate struct {
-	mu   sync.Mutex
-	shut chan struct{} // guarded by mu; closed when the gate opens; nil: open
+	mu    sync.Mutex
+	shut  chan struct{} // guarded by mu; closed when the gate opens; nil: open
+	about string        // guarded by mu; the argument that scripts have which wait; empty: all do
+	held  int           // guarded by mu; scripts that came to it while it was shut
 }
 
-// hold shuts the gate until the function it returns is called.
-func (x *gate) hold() (release func()) {
+// hold shuts the gate until the function it returns is called, for scripts with this argument.
+func (x *gate) hold(about string) (release func()) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	shut := make(chan struct{})
-	x.shut = shut
+	x.shut, x.about, x.held = shut, about, 0
 	return sync.OnceFunc(func() {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		x.shut = nil
 		close(shut)
 	})
+}
+
+// holds reports whether a script waits.
+func (x *gate) holds() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.held > 0
 }
 
 func (x *gate) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -201,8 +213,14 @@ func (x *gate) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		x.mu.Lock()
 		shut := x.shut
+		if !strings.HasPrefix(cmd.Name(), "eval") || x.about != "" && !slices.Contains(cmd.Args(), any(x.about)) {
+			shut = nil
+		}
+		if shut != nil {
+			x.held++
+		}
 		x.mu.Unlock()
-		if shut != nil && strings.HasPrefix(cmd.Name(), "eval") {
+		if shut != nil {
 			select {
 			case <-shut:
 			case <-ctx.Done():

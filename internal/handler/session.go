@@ -1,6 +1,8 @@
 package handler
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,6 +22,7 @@ type session struct {
 	entry      *presence.Entry // nil before the first register
 	stay       *router.Stay    // in the user's own address; nil before the first register
 	rooms      map[protocol.RoomID]*router.Stay
+	watches    map[protocol.UserID]*router.Watch
 	registered bool
 	refreshed  time.Time     // when presence was last refreshed
 	limiter    *rate.Limiter // made with the first message
@@ -62,6 +65,10 @@ func (s *session) handle(data []byte) {
 		s.join(f)
 	case protocol.TypeLeave:
 		s.leave(f)
+	case protocol.TypeWatch:
+		s.watch(f)
+	case protocol.TypeUnwatch:
+		s.unwatch(f)
 	default:
 		s.refuse(&protocol.ReplyError{
 			ID: string(f.ID), Code: protocol.CodeUnknownType, Message: f.Type.String() + ": not served by this gateway",
@@ -152,6 +159,7 @@ func (s *session) end(cause connection.Cause) {
 		s.handler.router.Detach(stay, nil)
 		s.handler.registry.Release(stay.Address())
 	}
+	s.endWatches(slices.Collect(maps.Values(s.watches))...)
 	if s.entry != nil {
 		s.handler.router.Detach(s.stay, nil)
 		s.handler.registry.Remove(s.entry, cause.Kind.String())

@@ -89,7 +89,7 @@ func TestTypesNotServedYetAreUnknown(t *testing.T) {
 	for kind, frame := range everyFrame {
 		switch kind {
 		case protocol.TypeHeartbeat, protocol.TypeMessage, protocol.TypePresence, protocol.TypeReceived, protocol.TypeHistory,
-			protocol.TypeJoin, protocol.TypeLeave:
+			protocol.TypeJoin, protocol.TypeLeave, protocol.TypeWatch, protocol.TypeUnwatch:
 			continue
 		}
 		c.say(frame)
@@ -337,7 +337,7 @@ func TestTooManyBadFramesEndTheConnection(t *testing.T) {
 		"no object":            {true, `[]`},
 		"empty":                {true, ``},
 		"unknown type":         {true, `{"type":"dance"}`},
-		"not served yet":       {true, `{"type":"watch","users":["bob"]}`},
+		"not served yet":       {true, `{"type":"refresh","token":"new"}`},
 		"register again":       {true, `{"type":"register","userId":"alice"}`},
 		"before register":      {false, `{"type":"heartbeat"}`},
 		"no JSON, not known":   {false, `}`},
@@ -573,7 +573,7 @@ func TestWindowHoldsTheReader(t *testing.T) {
 	g := embedded(t)
 	alice, bob := g.connect("alice"), g.connect("bob")
 	before := g.handler.Stats().Frames
-	release := g.lane.hold()
+	release := g.lane.hold("")
 	defer release()
 	const count = 200
 	for i := range count {
@@ -609,7 +609,7 @@ func TestWindowHoldsTheReader(t *testing.T) {
 func TestHeldReaderEndsWithItsSocket(t *testing.T) {
 	g := embedded(t, func(s *settings) { s.conns.InFlight = 1 })
 	alice := g.connect("alice")
-	release := g.lane.hold()
+	release := g.lane.hold("")
 	defer release()
 	for i := range 5 {
 		if _, err := alice.Send("bob", i, ""); err != nil {
