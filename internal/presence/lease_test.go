@@ -504,3 +504,92 @@ func TestPulsesKeepTheirPaceOnABusyMachine(t *testing.T) {
 		t.Errorf("%d pulses of %d", n, want)
 	}
 }
+
+// Who was found dead stays dead: that the survivor's pulses are late, as on a busy machine, brings no ghost back.
+func TestALatePulseBringsNoGhostBack(t *testing.T) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r, func(c *Config) { c.ReapAfter = time.Hour })
+		a, b := f.gateway("a"), f.gateway("b")
+		phone := b.connect("bob", "phone")
+		f.wantAt("bob", phone)
+		b.stop()
+		g := a.registry.groupOf("bob")
+		f.eventually(func() error {
+			if _, gone := g.view.Load().gone[b.id]; !gone {
+				return fmt.Errorf("no pulse found %s dead", b.id)
+			}
+			return a.at("bob")
+		})
+		a.stop()
+		late := g.view.Load()
+		f.throughout(2*f.cfg.gap(), func() error { return a.at("bob") })
+		if late != g.view.Load() || time.Since(late.at) <= f.cfg.gap() {
+			t.Fatal("the last pulse isn't late")
+		}
+		a.run()
+		f.throughout(f.cfg.gap(), func() error { return a.at("bob") })
+
+		// It was only paused: with its next pulse it counts again.
+		b.run()
+		f.wantAt("bob", phone)
+	})
+}
+
+// What was read a moment before a gateway was reaped is judged a moment after it: its lease is gone by then.
+func TestWhatWasReadBeforeReapingIsNoGhost(t *testing.T) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r)
+		a, b := f.gateway("a"), f.gateway("b")
+		f.wantAt("bob", b.connect("bob", "phone"))
+		read, err := f.client.HGetAll(context.Background(), keyspace.Conns("bob")).Result()
+		if err != nil || len(read) != 1 {
+			t.Fatalf("%v, %v", read, err)
+		}
+		b.stop()
+		f.eventually(func() error { return f.reaped(b) })
+		g := a.registry.groupOf("bob")
+		f.eventually(func() error {
+			if _, ok := g.view.Load().leases[b.id]; ok {
+				return fmt.Errorf("the lease of %s is there", b.id)
+			}
+			return nil
+		})
+		if w := a.registry.whereabouts("bob", read, ""); len(w.Locations) != 0 {
+			t.Errorf("bob counts at %v", w.Locations)
+		}
+	})
+}
+
+// What a pulse says of the dead, after what the one before said.
+func TestTheDeadOfAView(t *testing.T) {
+	const a, now = protocol.GatewayID("a-1"), int64(1_000_000)
+	seen := func(line string, at, quiet int64, leases map[protocol.GatewayID]int64) *view {
+		return &view{at: time.Now().Add(-time.Hour), redisNow: at, line: line, quiet: quiet, leases: leases}
+	}
+	ended := map[protocol.GatewayID]int64{a: now - 1}
+	for name, c := range map[string]struct {
+		before, after *view
+		dead          bool
+	}{
+		"its lease runs":                    {nil, seen("x", now, 0, map[protocol.GatewayID]int64{a: now}), false},
+		"its lease ended":                   {nil, seen("x", now, 0, ended), true},
+		"its lease ended, in quiet time":    {nil, seen("x", now, now+5000, ended), false},
+		"dead before, and quiet time began": {seen("x", now, 0, ended), seen("x", now+1600, now+6600, ended), true},
+		"dead before, in another history":   {seen("x", now, 0, ended), seen("y", now+1600, now+6600, ended), false},
+		"it came back":                      {seen("x", now, 0, ended), seen("x", now+100, 0, map[protocol.GatewayID]int64{a: now + 3000}), false},
+		"it came back, in quiet time":       {seen("x", now, 0, ended), seen("x", now+100, now+500, map[protocol.GatewayID]int64{a: now + 3000}), false},
+		"it was reaped":                     {seen("x", now, 0, ended), seen("x", now+5000, 0, nil), true},
+		"it was reaped long ago":            {seen("x", now, 0, ended), seen("x", now+goneKept, 0, nil), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if c.before != nil {
+				c.before.follow(nil)
+			}
+			c.after.follow(c.before)
+			// Both are an hour old: only what a pulse said can count.
+			if c.after.dead(a, time.Second) != c.dead {
+				t.Errorf("dead is %v", !c.dead)
+			}
+		})
+	}
+}

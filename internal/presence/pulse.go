@@ -17,17 +17,52 @@ type view struct {
 	line     string
 	quiet    int64 // end of the quiet time, ms of Redis TIME; 0 is none
 	leases   map[protocol.GatewayID]int64
+	// gone are the gateways that a pulse found dead and that gave no sign of life
+	// since, with the end of their lease. That a later pulse is late, or that one of
+	// them was reaped meanwhile, makes none of them live again.
+	gone map[protocol.GatewayID]int64
+}
+
+// goneKept is for how long, in ms, a gateway that was reaped is remembered: until
+// nothing that was read before is still under way.
+const goneKept = 60_000
+
+// follow notes who is dead by this view, and who still is since the one before.
+func (v *view) follow(before *view) {
+	v.gone = make(map[protocol.GatewayID]int64)
+	if before != nil && before.line == v.line { // another history may be an older one
+		for gw, till := range before.gone {
+			if now, ok := v.leases[gw]; ok && now == till || !ok && v.redisNow-till < goneKept {
+				v.gone[gw] = till
+			}
+		}
+	}
+	if v.quiet != 0 {
+		return
+	}
+	for gw, till := range v.leases {
+		if till < v.redisNow {
+			v.gone[gw] = till
+		}
+	}
 }
 
 // now estimates Redis TIME in ms.
 func (v *view) now() int64 { return v.redisNow + sinceMs(v.at) }
 
 // dead reports whether a gateway counts as dead. Nobody is judged in quiet time,
-// nor by a view older than the gap: then it is Redis that is away, or we are.
+// nor by a view older than the gap: then it is Redis that is away, or we are. Who
+// was judged before stays dead until there is a sign of life.
 // A gateway without a lease isn't judged either: its entries went when it was
 // reaped, and one that Redis forgot has a lease again before it has an entry.
 func (v *view) dead(gw protocol.GatewayID, gap time.Duration) bool {
-	if v == nil || time.Since(v.at) > gap || v.now() < v.quiet {
+	if v == nil {
+		return false
+	}
+	if _, gone := v.gone[gw]; gone {
+		return true
+	}
+	if time.Since(v.at) > gap || v.now() < v.quiet {
 		return false
 	}
 	till, ok := v.leases[gw]
@@ -39,12 +74,14 @@ func (v *view) dead(gw protocol.GatewayID, gap time.Duration) bool {
 // are left to Leave, or to the reaper.
 func (r *Registry) Run(ctx context.Context) error {
 	step := r.cfg.Pulse / time.Duration(len(r.groups))
+	// Before the ticker begins: a tick that came a moment before its turn would wait
+	// for the next one, and a whole pulse would be missing.
+	began, turns := time.Now(), 0
 	pulses := time.NewTicker(step)
 	defer pulses.Stop()
 	refreshes := time.NewTicker(r.cfg.RefreshWindow)
 	defer refreshes.Stop()
 	defer r.running.Wait()
-	began, turns := time.Now(), 0
 	for {
 		select {
 		case <-ctx.Done():
@@ -227,6 +264,7 @@ func (r *Registry) pulseOnce(ctx context.Context, g *group, snapshot string) (pu
 	for i := 0; i+1 < len(leases); i += 2 {
 		w.leases[protocol.GatewayID(leases[i])] = number(leases[i+1])
 	}
+	w.follow(g.view.Load())
 	g.view.Store(w)
 	if r.cfg.OnPulse != nil {
 		r.cfg.OnPulse(g.index, uint64(number(f[3])), w.line)
