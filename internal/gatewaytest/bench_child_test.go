@@ -199,9 +199,10 @@ func echoRole() (calls, error) {
 func loadRole() (calls, error) {
 	// It has memory to spare, and the processor it does not use is for what is measured.
 	debug.SetGCPercent(400)
-	p, c := &messageLoad{}, &connectionLoad{}
+	p, c, r := &messageLoad{}, &connectionLoad{}, &roomLoad{}
 	return calls{
 		"messages.connect": call(p.connect), "messages.start": call(p.start), "messages.count": call(p.count), "messages.stop": call(p.stop),
 		"connections.connect": call(c.connect), "connections.start": call(c.start), "connections.count": call(c.count), "connections.stop": call(c.stop),
+		"rooms.connect": call(r.connect), "rooms.start": call(r.start), "rooms.count": call(r.count), "rooms.stop": call(r.stop),
 	}, nil
 }

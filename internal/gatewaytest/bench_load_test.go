@@ -62,8 +62,14 @@ type messageArgs struct {
 // counted is what a load did since it was connected; the latencies since its last start, known when it has stopped.
 type counted struct {
 	Sent, Answered, Delivered, Repeated uint64
+	Receivers                           uint64 // of each message; 0: one
 	P50, P99                            time.Duration
 }
+
+func (c counted) each() uint64 { return max(1, c.Receivers) }
+
+// complete reports whether everything that was sent was answered, and has arrived everywhere.
+func (c counted) complete() bool { return c.Answered == c.Sent && c.Delivered == c.Sent*c.each() }
 
 func (l *messageLoad) connect(args messageArgs) (nothing, error) {
 	for i := range args.Count {
@@ -230,7 +236,7 @@ func (l *messageLoad) count(nothing) (counted, error) {
 // stop lets what is on its way arrive.
 func (l *messageLoad) stop(nothing) (counted, error) {
 	l.running.Store(false)
-	c, err := drain(l.count, func(c counted) bool { return c.Answered == c.Sent && c.Delivered == c.Sent })
+	c, err := drain(l.count, counted.complete)
 	if err != nil {
 		return c, err
 	}

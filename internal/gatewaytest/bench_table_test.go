@@ -179,6 +179,18 @@ func (r *report) print() {
 			{"heartbeat/rate=2000", "heartbeat with presence refresh, 2,000/s", "20 us"},
 			{"heartbeat/rate=10000", "heartbeat with presence refresh, 10,000/s", "20 us"},
 		})
+	r.table("Processor time of three gateways and Redis for each delivery in a room, in us; the latency is until the last member has it",
+		[]column{
+			{head: "all", unit: "cpu-us", digits: 2, spread: true},
+			{head: "gateways", unit: "gateway-us", digits: 2},
+			{head: "Redis", unit: "redis-us", digits: 3},
+			{head: "echo", unit: "echo-us", digits: 1, spread: true},
+			{head: "x echo", unit: "x-echo", digits: 2, spread: true},
+			{head: "deliveries a second", unit: "each/s"},
+			{head: "p50 ms", unit: "p50-us", scale: 1e3, digits: 1},
+			{head: "p99 ms", unit: "p99-us", scale: 1e3, digits: 1},
+			{head: "used by others %", unit: "others-%"},
+		}, roomLines())
 	r.table("A connection: processor time to connect and register, in us, and memory at rest (RSS), in KB",
 		[]column{
 			{head: "connect", unit: "connect-us", digits: 1},

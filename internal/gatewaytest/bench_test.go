@@ -51,6 +51,9 @@ func BenchmarkCluster(b *testing.B) {
 	} {
 		b.Run(w.name, func(b *testing.B) { benchMessages(startBed(b, r, 2), w) })
 	}
+	for _, w := range roomWorks {
+		b.Run(w.name, func(b *testing.B) { benchRooms(startBed(b, r, 3), w) })
+	}
 	// At the default interval, 2,000 a second are what 60,000 connections send.
 	for _, w := range []heartbeatWork{{"heartbeat/rate=2000", 2000}, {"heartbeat/rate=10000", 10000}} {
 		b.Run(w.name, func(b *testing.B) { benchHeartbeats(startBed(b, r, 2), w) })
