@@ -33,6 +33,9 @@ func scaled[T any](short, long T) T {
 	return short
 }
 
+// FullLength is for the tests outside of this package.
+func FullLength() bool { return *full }
+
 // A trial is people who talk over gateways on a Redis while something fails.
 type trial struct {
 	*testing.T

@@ -23,15 +23,16 @@ type roomLoad struct {
 	members []*roomMember
 
 	// Any goroutine.
-	running                   atomic.Bool
+	running, closed           atomic.Bool
 	sent, answered, delivered atomic.Uint64
 	resumed                   atomic.Uint64
 	flights                   [1 << 12]flight // of message n, at n modulo its length
 	strange                   atomic.Pointer[string]
 
 	// Owned by the goroutine that answers calls.
-	halt  chan struct{} // closed to end the pacing, nil without one
-	ended chan error    // its end
+	halt    chan struct{} // closed to end the pacing, nil without one
+	ended   chan error    // its end
+	readers sync.WaitGroup
 
 	mu      sync.Mutex
 	pace    roomPace  // guarded by mu
@@ -91,9 +92,18 @@ func (l *roomLoad) connect(args roomArgs) (nothing, error) {
 		return nothing{}, err
 	}
 	for _, m := range l.members {
-		go m.read()
+		l.readers.Go(m.read)
 	}
 	return nothing{}, nil
+}
+
+// close ends everything that is done for the members, once the load has stopped.
+func (l *roomLoad) close() {
+	l.closed.Store(true)
+	for _, m := range l.members {
+		_ = m.w.nc.Close()
+	}
+	l.readers.Wait()
 }
 
 var joinedHead = []byte(`{"type":"joined","room":"` + hall + `",`)
@@ -125,13 +135,16 @@ func (m *roomMember) enter(position string) error {
 	return nil
 }
 
-// read takes what comes until the process ends.
+// read takes what comes until the load is closed, or the process ends.
 func (m *roomMember) read() {
 	var epoch []byte
 	for {
 		frame, err := m.w.next()
 		if err != nil {
 			_ = m.w.nc.Close()
+			if m.load.closed.Load() {
+				return
+			}
 			if err = m.comeBack(epoch); err == nil {
 				continue
 			}
