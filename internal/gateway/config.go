@@ -61,6 +61,7 @@ type LimitsConfig struct {
 	MessageRate          int             `default:"100" zero:"no limit" help:"Messages a second from one connection."`
 	ConnectionsPerUser   int             `default:"5" zero:"no limit" help:"Connections of one user in the whole cluster; a further one ends the stalest."`
 	RoomsPerConnection   int             `default:"500" zero:"no limit" help:"Rooms one connection may be in at a time."`
+	OpenRooms            bool            `negatable:"" help:"Let a connection send to rooms it has not joined."`
 	WatchesPerConnection int             `default:"1000" zero:"no limit" help:"Users one connection may watch at a time."`
 	FrameBytes           int             `default:"65536" help:"Bytes of one frame from a client."`
 	OutboxBytes          int             `default:"262144" help:"Bytes waiting for one client before it counts as a slow consumer."`

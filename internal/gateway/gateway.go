@@ -139,7 +139,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 		Gateway: id, Log: log, Anonymous: cfg.Anonymous(), Origins: origins,
 		HeartbeatInterval: cfg.Heartbeat.Interval, PresenceTTL: cfg.Heartbeat.PresenceTTL,
 		MaxFrameBytes: int64(cfg.Limits.FrameBytes), MessageRate: cfg.Limits.MessageRate,
-		MaxRooms: cfg.Limits.RoomsPerConnection, MaxWatches: cfg.Limits.WatchesPerConnection,
+		MaxRooms: cfg.Limits.RoomsPerConnection, OpenRooms: cfg.Limits.OpenRooms, MaxWatches: cfg.Limits.WatchesPerConnection,
 		MaxBadFrames: 64, ReapedSpread: cfg.Cluster.ReapAfter, RegisterWait: 3 * time.Second,
 		CursorWindow: pc.RefreshWindow, History: g.history,
 	}, g.conns, g.manager, g.registry, g.router, g.admission)

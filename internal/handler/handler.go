@@ -37,6 +37,8 @@ type Config struct {
 	MessageRate int
 	// MaxRooms is how many rooms one connection may be in; 0 is no limit.
 	MaxRooms int
+	// OpenRooms lets a connection send to rooms it is not in.
+	OpenRooms bool
 	// MaxWatches is how many users one connection may watch; 0 is no limit.
 	MaxWatches int
 	// MaxBadFrames in a row end a connection.

@@ -21,7 +21,7 @@ func (s *session) message(f *protocol.Frame) {
 	to := protocol.UserAddress(protocol.UserID(f.To))
 	if f.Room != nil {
 		var ok bool
-		if to, ok = s.addressed(f); !ok {
+		if to, ok = s.roomToTell(f); !ok {
 			return
 		}
 	}
@@ -54,6 +54,15 @@ func (s *session) message(f *protocol.Frame) {
 	}
 	h.router.Send(&s.out, m)
 	s.out.Flush()
+}
+
+// roomToTell is the room a message is for: one this connection is in, or any where
+// the operator says so.
+func (s *session) roomToTell(f *protocol.Frame) (protocol.Address, bool) {
+	if s.handler.cfg.OpenRooms && s.rooms[protocol.RoomID(f.Room)] == nil {
+		return protocol.RoomAddress(protocol.RoomID(f.Room)), true
+	}
+	return s.addressed(f)
 }
 
 // makeID names a message that came without an id: unique, since the connection's

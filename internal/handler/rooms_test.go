@@ -90,6 +90,25 @@ func TestRoomsReachTheirMembers(t *testing.T) {
 	})
 }
 
+// Where the operator opened the rooms, who is outside may say something, and still learns nothing.
+func TestOpenRoomsTakeMessagesFromOutside(t *testing.T) {
+	g := embedded(t, func(s *settings) { s.handler.OpenRooms = true })
+	alice, bob := g.connect("alice"), g.connect("bob")
+	alice.join("lobby", "")
+	if f := bob.shout("lobby", "hi", "m1"); f.Status != string(protocol.StatusRouted) || f.Offset != 1 {
+		t.Errorf("from outside, answered %s", f)
+	}
+	alice.wantRoom("lobby", "m1", 1)
+	if f := bob.shout("attic", "anybody?", "m2"); f.Status != string(protocol.StatusStored) || f.Offset != 1 {
+		t.Errorf("to an empty room, answered %s", f)
+	}
+	// What is said there, and who is there, is still for those who are in it.
+	bob.say(`{"type":"history","id":"h","room":"lobby"}`)
+	if f := bob.answer("h"); f.CodeText() != string(protocol.CodeNotJoined) {
+		t.Errorf("history of a room from outside: %s", f)
+	}
+}
+
 // A client goes on in a room where it was: by join or in its register, behind the position it gives; and is told what it can't have.
 func TestRoomsAreResumed(t *testing.T) {
 	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
