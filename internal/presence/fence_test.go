@@ -4,6 +4,7 @@ package presence
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"maps"
 	"slices"
@@ -278,28 +279,47 @@ func wantText(got, want string) error {
 	return nil
 }
 
-// One user wanders 1,000 times over three gateways, as fast as it goes, now with a device id and now without, while the
-// gateways he left find out late and in any order. In the end he is in one place, and nothing of the others is left.
-func TestAThousandHopsLeaveOneOwner(t *testing.T) {
+// hops is how often somebody hops; `make chaos` has him do it 100,000 times.
+var hops = flag.Int("hops", 1000, "hops of a user between gateways")
+
+// One user wanders over three gateways, as fast as it goes, now with a device id and now without, while the gateways he left
+// find out late and in any order. Wherever he just arrived, no end of an earlier connection takes him away: he is never
+// offline. In the end he is in one place, and nothing of the others is left.
+func TestManyHopsLeaveOneOwner(t *testing.T) {
 	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
-		f := newFleet(t, r, func(c *Config) { c.ConnectionsPerUser = 1 })
+		f := newFleet(t, r, func(c *Config) { c.ConnectionsPerUser, c.EventsKept = 1, 3**hops+100 })
 		gs := []*gateway{f.gateway("a"), f.gateway("b"), f.gateway("c")}
 		var left []*Entry
 		var last *Entry
-		for i := range 1000 {
+		wrong := 0
+		there := func() {
+			t.Helper()
+			if ok, err := f.client.HExists(context.Background(), keyspace.Conns("alice"), string(last.Conn)).Result(); err != nil {
+				t.Fatal(err)
+			} else if !ok {
+				wrong++
+			}
+		}
+		for i := range *hops {
 			last = gs[i%3].connect("alice", []string{"phone", ""}[i/2%2])
+			there()
 			// One in ten is noticed only when the registry says so; the others a few hops later, the newest first.
 			if i%10 != 0 {
 				left = append(left, last)
 			}
-			if i%7 == 0 && i < 990 {
+			if i%7 == 0 && i < *hops-10 {
 				for _, e := range slices.Backward(left) {
 					if own := f.holder(e); own != nil && e != last {
 						own.disconnect(e)
 					}
 				}
 				left = left[:0]
+				there()
 			}
+		}
+		t.Logf("%d hops, %d wrong deletes", *hops, wrong)
+		if wrong > 0 {
+			t.Errorf("he was taken away %d times from where he had just arrived", wrong)
 		}
 		f.eventually(func() error {
 			for _, g := range gs {
@@ -314,6 +334,23 @@ func TestAThousandHopsLeaveOneOwner(t *testing.T) {
 		})
 		f.wantAt("alice", last)
 		f.wantSound()
+		ended := make(map[string]int)
+		for _, e := range f.allEvents()["alice"] {
+			switch e["type"] {
+			case "disconnect":
+				ended[e["conn"]]++
+			case "offline":
+				t.Fatalf("he was offline: %v", e)
+			}
+		}
+		if len(ended) != *hops-1 || ended[string(last.Conn)] != 0 {
+			t.Errorf("%d of %d connections ended, the last one %d times", len(ended), *hops, ended[string(last.Conn)])
+		}
+		for conn, n := range ended {
+			if n != 1 {
+				t.Errorf("%s ended %d times", conn, n)
+			}
+		}
 		f.holder(last).disconnect(last)
 		f.wantState("alice", "offline")
 	})
