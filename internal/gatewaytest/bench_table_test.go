@@ -191,6 +191,14 @@ func (r *report) print() {
 			{head: "p99 ms", unit: "p99-us", scale: 1e3, digits: 1},
 			{head: "used by others %", unit: "others-%"},
 		}, roomLines())
+	r.table("Asking for the presence of many users in one call",
+		[]column{
+			{head: "p50 ms", unit: "p50-us", scale: 1e3, digits: 1, spread: true},
+			{head: "slowest of a round ms", unit: "max-us", scale: 1e3, digits: 1},
+			{head: "gateways and Redis, CPU ms", unit: "cpu-us", scale: 1e3, digits: 1},
+			{head: "Redis, CPU ms", unit: "redis-us", scale: 1e3, digits: 1},
+			{head: "Redis commands", unit: "redis-commands"},
+		}, presenceLines())
 	r.table("A connection: processor time to connect and register, in us, and memory at rest (RSS), in KB",
 		[]column{
 			{head: "connect", unit: "connect-us", digits: 1},

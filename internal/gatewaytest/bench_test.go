@@ -33,6 +33,7 @@ const (
 // unlimited keeps the limits of a gateway out of what is measured.
 var unlimited = []string{
 	"--limits.connect-rate=0", "--limits.connect-rate-per-ip=0", "--limits.message-rate=0", "--limits.connections-per-user=0",
+	"--limits.frame-bytes=131072",
 }
 
 // BenchmarkCluster measures what a cluster of gateway processes and a Redis server cost: user and system time of these processes
@@ -57,6 +58,9 @@ func BenchmarkCluster(b *testing.B) {
 	// At the default interval, 2,000 a second are what 60,000 connections send.
 	for _, w := range []heartbeatWork{{"heartbeat/rate=2000", 2000}, {"heartbeat/rate=10000", 10000}} {
 		b.Run(w.name, func(b *testing.B) { benchHeartbeats(startBed(b, r, 2), w) })
+	}
+	for _, w := range presenceWorks {
+		b.Run(w.name, func(b *testing.B) { benchPresence(startBed(b, r, 2), w) })
 	}
 	b.Run("connect/inflight=1", func(b *testing.B) { benchConnects(startBed(b, r, 1)) })
 	b.Run("idle", func(b *testing.B) { benchIdle(startBed(b, r, 1)) })

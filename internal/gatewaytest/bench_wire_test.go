@@ -109,8 +109,14 @@ func (w *wire) frame() (op byte, payload []byte, err error) {
 			return 0, nil, err
 		}
 		size = int(binary.BigEndian.Uint16(w.buffer[w.from+2:]))
-	case size > 126:
-		return 0, nil, errors.New("a frame that is masked or longer than 64 KB")
+	case size == 127:
+		header = 10
+		if err := w.fill(header); err != nil {
+			return 0, nil, err
+		}
+		size = int(binary.BigEndian.Uint64(w.buffer[w.from+2:]))
+	case size > 127:
+		return 0, nil, errors.New("a frame that is masked")
 	}
 	if err := w.fill(header + size); err != nil {
 		return 0, nil, err
@@ -145,10 +151,13 @@ func (w *wire) write(frames []byte) error {
 func appendFrame(dst []byte, op byte, payload []byte) []byte {
 	const final, masked = 0x80, 0x80
 	dst = append(dst, final|op)
-	if len(payload) < 126 {
-		dst = append(dst, masked|byte(len(payload)))
-	} else {
-		dst = binary.BigEndian.AppendUint16(append(dst, masked|126), uint16(len(payload)))
+	switch size := len(payload); {
+	case size < 126:
+		dst = append(dst, masked|byte(size))
+	case size < 1<<16:
+		dst = binary.BigEndian.AppendUint16(append(dst, masked|126), uint16(size))
+	default:
+		dst = binary.BigEndian.AppendUint64(append(dst, masked|127), uint64(size))
 	}
 	return append(append(dst, 0, 0, 0, 0), payload...)
 }
