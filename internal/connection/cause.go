@@ -97,6 +97,7 @@ type Cause struct {
 	Code     protocol.CloseCode // 0: the kind's own
 	Reason   string             // for people; empty: the name of the code, except for KindClientClose, where it is the client's
 	By       string             // who ended it, if somebody did
+	At       int64              // and when, ms since 1970; 0: not said
 	AfterMs  int64              // told to the client: come back no sooner, ms
 	WindowMs int64              // told to the client: and spread over this long, ms
 	Err      error              // what the socket said, if that was the cause

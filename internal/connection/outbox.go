@@ -227,7 +227,7 @@ func (c *Connection) appendClose(cause *Cause) {
 	ch := c.pend()
 	if cause.Kind != KindClientClose {
 		payload := protocol.AppendClosing(nil, &protocol.Closing{
-			Code: cause.Code, Reason: cause.Reason, AfterMs: cause.AfterMs, WindowMs: cause.WindowMs, By: cause.By,
+			Code: cause.Code, Reason: cause.Reason, AfterMs: cause.AfterMs, WindowMs: cause.WindowMs, By: cause.By, At: cause.At,
 		})
 		ch.b = append(AppendTextHeader(ch.b, len(payload)), payload...)
 		ch.frames++

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"chatgate/internal/handler"
+	"chatgate/internal/presence"
 )
 
 // Config is everything an operator can set on one gateway. A field's name gives the flag (--limits.connect-rate), the
@@ -60,6 +61,8 @@ type LimitsConfig struct {
 	MaxConnections       ConnectionLimit `default:"auto" zero:"no limit" help:"Connections at a time on this gateway; auto: what the limit of open files leaves room for."`
 	MessageRate          int             `default:"100" zero:"no limit" help:"Messages a second from one connection."`
 	ConnectionsPerUser   int             `default:"5" zero:"no limit" help:"Connections of one user in the whole cluster; a further one ends the stalest."`
+	DeviceClasses        []string        `zero:"none" placeholder:"CLASS=N" help:"Classes of devices, and how many connections of each a user may have in the whole cluster (0: no limit): phone=1,desktop=1. Clients must name one when they register."`
+	ClassPolicy          string          `default:"newest" enum:"newest,oldest" help:"Who keeps the place in a full class of devices: the newest connection, or those that have it."`
 	RoomsPerConnection   int             `default:"500" zero:"no limit" help:"Rooms one connection may be in at a time."`
 	OpenRooms            bool            `negatable:"" help:"Let a connection send to rooms it has not joined."`
 	WatchesPerConnection int             `default:"1000" zero:"no limit" help:"Users one connection may watch at a time."`
@@ -180,6 +183,9 @@ func (c Config) validateEdge(wrong func(name, format string, args ...any)) {
 	}
 	if _, err := handler.ParseOrigins(c.Origins); err != nil {
 		wrong("origins", "%v", err)
+	}
+	if _, err := presence.ParseClasses(c.Limits.DeviceClasses); err != nil {
+		wrong("limits.device-classes", "%v", err)
 	}
 }
 

@@ -73,6 +73,7 @@ func TestFileInFull(t *testing.T) {
 	want.TrustedProxies, want.Origins = []string{"10.0.0.0/8", "2001:db8::/32"}, []string{"https://chat.example.com"}
 	want.Redis.URL, want.Redis.Mode, want.Redis.Timeout = "redis://chat:s%2Fecret@r1:7000,r2:7001", "cluster", 500*time.Millisecond
 	want.Limits.ConnectRate, want.Limits.MessageRate = 0, 250
+	want.Limits.DeviceClasses = []string{"phone=1", "desktop=2"}
 	want.Log.Level, want.Log.Format = -4, "json"
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

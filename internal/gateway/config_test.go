@@ -116,6 +116,11 @@ func TestValidateNamesTheSetting(t *testing.T) {
 		"same address":         {func(c *Config) { c.InternalListen = c.Listen }, "internal-listen: must differ"},
 		"proxy":                {func(c *Config) { c.TrustedProxies = []string{"all"} }, "trusted-proxies: \"all\""},
 		"origin":               {func(c *Config) { c.Origins = []string{"*"} }, "origins: \"*\""},
+		"class":                {func(c *Config) { c.Limits.DeviceClasses = []string{"phone"} }, "limits.device-classes: \"phone\": want"},
+		"places":               {func(c *Config) { c.Limits.DeviceClasses = []string{"phone=-1"} }, "limits.device-classes: \"phone=-1\": want"},
+		"class without a name": {func(c *Config) { c.Limits.DeviceClasses = []string{"=1"} }, "limits.device-classes: \"=1\": not a name"},
+		"class twice":          {func(c *Config) { c.Limits.DeviceClasses = []string{"a=1", "a=2"} }, "limits.device-classes: \"a=2\": the class is there twice"},
+		"class policy":         {func(c *Config) { c.Limits.ClassPolicy = "first" }, "limits.class-policy: must be one of newest, oldest"},
 		"ttl":                  {func(c *Config) { c.Heartbeat.PresenceTTL = c.Heartbeat.Interval }, "heartbeat.presence-ttl: must be longer"},
 		"silence":              {func(c *Config) { c.Heartbeat.Silence = time.Second }, "heartbeat.silence: must be longer"},
 		"age":                  {func(c *Config) { c.Heartbeat.MaxAge = time.Second }, "heartbeat.max-age: must be longer"},
@@ -146,7 +151,7 @@ func TestValidateNamesTheSetting(t *testing.T) {
 		t.Errorf("want both mistakes, got %v", err)
 	}
 	cfg = DefaultConfig()
-	cfg.Limits = LimitsConfig{FrameBytes: 65536, OutboxBytes: 262144, OutboxFrames: 1, InFlight: 1}
+	cfg.Limits = LimitsConfig{ClassPolicy: "newest", FrameBytes: 65536, OutboxBytes: 262144, OutboxFrames: 1, InFlight: 1}
 	cfg.Heartbeat.Silence, cfg.Heartbeat.PingAfter, cfg.Heartbeat.RegisterTimeout, cfg.Cluster.Grace, cfg.Cluster.Heal, cfg.Drain.Delay = 0, 0, 0, 0, 0, 0
 	cfg.InternalListen = ""
 	if err := cfg.Validate(); err != nil {

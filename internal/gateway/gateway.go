@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -72,6 +73,15 @@ func New(cfg Config, log *slog.Logger) (*Gateway, error) {
 	return assemble(cfg, b, log)
 }
 
+// classNames are what a client may choose from.
+func classNames(classes map[protocol.ClassID]int) (names []string) {
+	for name := range classes {
+		names = append(names, string(name))
+	}
+	slices.Sort(names)
+	return names
+}
+
 // assemble wires a gateway on a backend, which it owns from then on.
 func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) {
 	id := protocol.GatewayID(cfg.Name + "-" + strings.ToLower(rand.Text()[:8]))
@@ -101,6 +111,10 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	pc.Pulse, pc.Lease, pc.Quiet = cfg.Cluster.PulseInterval, cfg.Cluster.Lease, cfg.Cluster.Quiet
 	pc.ReapAfter, pc.Grace, pc.Timeout = cfg.Cluster.ReapAfter, cfg.Cluster.Grace, cfg.Redis.Timeout
 	pc.LogTTL = cfg.History.Positions
+	if pc.Classes, err = presence.ParseClasses(cfg.Limits.DeviceClasses); err != nil {
+		return nil, err
+	}
+	pc.OldestStay = cfg.Limits.ClassPolicy == "oldest"
 	pc.Each = handler.Each(g.manager)
 	pc.OnVerdict = func(v presence.Verdict) { handler.Judged(g.manager, v, cfg.Cluster.ReapAfter) }
 	pc.Snapshot = g.snapshot
@@ -139,7 +153,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 		Gateway: id, Log: log, Anonymous: cfg.Anonymous(), Origins: origins,
 		HeartbeatInterval: cfg.Heartbeat.Interval, PresenceTTL: cfg.Heartbeat.PresenceTTL,
 		MaxFrameBytes: int64(cfg.Limits.FrameBytes), MessageRate: cfg.Limits.MessageRate,
-		MaxRooms: cfg.Limits.RoomsPerConnection, OpenRooms: cfg.Limits.OpenRooms, MaxWatches: cfg.Limits.WatchesPerConnection,
+		MaxRooms: cfg.Limits.RoomsPerConnection, OpenRooms: cfg.Limits.OpenRooms, Classes: classNames(pc.Classes), MaxWatches: cfg.Limits.WatchesPerConnection,
 		MaxBadFrames: 64, ReapedSpread: cfg.Cluster.ReapAfter, RegisterWait: 3 * time.Second,
 		CursorWindow: pc.RefreshWindow, History: g.history,
 	}, g.conns, g.manager, g.registry, g.router, g.admission)

@@ -50,6 +50,18 @@ func (c *Client) Register(user string, fields ...any) (Frame, error) {
 	return c.Next("registered", Deadline)
 }
 
+// ConnID is the id the gateway gave this connection; empty before it is registered.
+func (c *Client) ConnID() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range c.all {
+		if c.all[i].Type == "registered" {
+			return c.all[i].ConnID
+		}
+	}
+	return ""
+}
+
 // Position is where the client goes on when it comes back: behind the last message, or where the last gap or registered said.
 func (c *Client) Position() (epoch string, offset uint64) {
 	c.mu.Lock()

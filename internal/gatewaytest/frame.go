@@ -39,6 +39,7 @@ type Frame struct {
 	AfterMs   int64           `json:"afterMs"`
 	WindowMs  int64           `json:"windowMs"`
 	By        string          `json:"by"`
+	Since     int64           `json:"at"` // of a closing
 
 	Next json.RawMessage `json:"next"` // a position in a gap, a word in members
 

@@ -30,13 +30,16 @@ func (s *scene) client(a *args) (*Client, error) {
 	return c, nil
 }
 
-// connect a alice [as=tab] [device=phone] [meta={…}] [resume={…}] [rooms={…}] [error CODE]: a client registers. It is called like its user, or as
-// said. When a client has that name already, the older one is called tab.1, tab.2 and so on from now on.
+// connect a alice [as=tab] [device=phone] [class=phone] [meta={…}] [resume={…}] [rooms={…}] [error CODE]: a client registers. It is called like its user, or
+// as said. When a client has that name already, the older one is called tab.1, tab.2 and so on from now on.
 func (s *scene) connect(a *args) error {
 	refused := a.after("error")
 	var fields []any
 	if device, ok := a.option("device"); ok {
 		fields = append(fields, "deviceId", device)
+	}
+	if class, ok := a.option("class"); ok {
+		fields = append(fields, "deviceClass", class)
 	}
 	if meta, ok := a.option("meta"); ok {
 		fields = append(fields, "meta", json.RawMessage(meta))
@@ -193,9 +196,11 @@ func (s *scene) ignore(a *args) error {
 	return errors.Join(err, a.done())
 }
 
-// closed alice 4502 replaced [within 3s]: the gateway ended the connection with this code, and said why.
+// closed alice 4502 replaced [by tab] [within 3s]: the gateway ended the connection with this code, and said why; and which of alice's
+// connections has the place now, and since when.
 func (s *scene) closed(a *args) error {
 	within, err1 := a.duration("within", Deadline)
+	by := a.after("by")
 	c, err2 := s.client(a)
 	code, err3 := a.next("the close code")
 	if err := errors.Join(err1, err2, err3); err != nil {
@@ -212,6 +217,15 @@ func (s *scene) closed(a *args) error {
 		reason, _ := a.next("the reason")
 		if ended.Closing == nil || ended.Closing.Reason != reason || ended.Closing.CodeText() != code {
 			return fmt.Errorf("%s: %v, want a closing frame with %s and %s", c.Name, ended, code, reason)
+		}
+	}
+	if by != "" {
+		other := s.clients[by]
+		if other == nil {
+			return fmt.Errorf("nobody is called %s", by)
+		}
+		if f := ended.Closing; f == nil || f.By != other.ConnID() || time.Since(time.UnixMilli(f.Since)).Abs() > time.Minute {
+			return fmt.Errorf("%s: %v, want it replaced by %s a moment ago", c.Name, ended, other.ConnID())
 		}
 	}
 	return a.done()

@@ -37,6 +37,9 @@ type Config struct {
 	MessageRate int
 	// MaxRooms is how many rooms one connection may be in; 0 is no limit.
 	MaxRooms int
+	// Classes are the classes of devices a client must choose from when it registers,
+	// sorted; empty: it may name any, or none.
+	Classes []string
 	// OpenRooms lets a connection send to rooms it is not in.
 	OpenRooms bool
 	// MaxWatches is how many users one connection may watch; 0 is no limit.
@@ -166,7 +169,7 @@ func Kicked(m *connection.Manager, k protocol.Kick) {
 	if e := entryOf(c); e != nil && e.Fence() != 0 && e.Fence() != k.Fence {
 		return
 	}
-	c.Close(causeOf(k.Code, k.Reason, k.By))
+	c.Close(causeOf(k.Code, k.Reason, k.By, k.At))
 }
 
 // Judged closes a local connection that the registry gave up. Those of a gateway
@@ -177,7 +180,7 @@ func Judged(m *connection.Manager, v presence.Verdict, spread time.Duration) {
 		return
 	}
 	if !v.Reaped {
-		c.Close(causeOf(v.Code, v.Reason, v.By))
+		c.Close(causeOf(v.Code, v.Reason, v.By, v.At))
 		return
 	}
 	// They are spread here already; the client's own jitter comes on top.
@@ -185,8 +188,8 @@ func Judged(m *connection.Manager, v presence.Verdict, spread time.Duration) {
 	time.AfterFunc(rand.N(max(spread, 1)), func() { c.Close(cause) })
 }
 
-func causeOf(code protocol.CloseCode, reason, by string) connection.Cause {
-	cause := connection.Cause{Kind: connection.KindKicked, Code: code, Reason: reason, By: by}
+func causeOf(code protocol.CloseCode, reason, by string, at int64) connection.Cause {
+	cause := connection.Cause{Kind: connection.KindKicked, Code: code, Reason: reason, By: by, At: at}
 	for _, k := range connection.Kinds() {
 		if k.Code() == code {
 			cause.Kind = k

@@ -3,6 +3,8 @@ package handler
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"time"
 
 	"chatgate/internal/connection"
@@ -21,9 +23,14 @@ func (s *session) register(f *protocol.Frame) {
 		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeUnauthorized, Message: "anonymous users are not let in here"})
 		s.conn.Close(connection.Cause{Kind: connection.KindUnauthorized})
 		return
+	case len(h.cfg.Classes) > 0 && !slices.Contains(h.cfg.Classes, string(f.Class)):
+		s.refuse(&protocol.ReplyError{
+			ID: string(f.ID), Code: protocol.CodeBadRequest, Message: "deviceClass: must be one of " + strings.Join(h.cfg.Classes, ", "),
+		})
+		return
 	case s.entry == nil:
 		s.entry = &presence.Entry{
-			Conn: s.conn.ID(), User: protocol.UserID(f.UserID), Device: protocol.DeviceID(f.DeviceID),
+			Conn: s.conn.ID(), User: protocol.UserID(f.UserID), Device: protocol.DeviceID(f.DeviceID), Class: protocol.ClassID(f.Class),
 			Meta: string(f.Meta), Since: s.conn.Since().UnixMilli(),
 		}
 		s.stay = h.router.Attach(protocol.UserAddress(s.entry.User), s.conn)
@@ -40,9 +47,15 @@ func (s *session) register(f *protocol.Frame) {
 	ctx, cancel := context.WithTimeout(context.Background(), h.cfg.RegisterWait)
 	defer cancel()
 	reg, err := h.registry.Register(ctx, s.entry)
+	var no *presence.Refusal
 	switch {
-	case errors.Is(err, presence.ErrReplaced):
-		s.conn.Close(connection.Cause{Kind: connection.KindReplaced})
+	case errors.As(err, &no):
+		if errors.Is(err, presence.ErrTaken) {
+			s.refuse(&protocol.ReplyError{
+				ID: string(f.ID), Code: protocol.CodeConflict, Message: "deviceClass: another connection has its place", Limit: "device-classes",
+			})
+		}
+		s.conn.Close(connection.Cause{Kind: connection.KindReplaced, By: string(no.By), At: no.At})
 		return
 	case err != nil:
 		s.unavailable(f, err)

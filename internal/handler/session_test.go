@@ -821,3 +821,24 @@ func TestRegisterCarriesMetaAndDevice(t *testing.T) {
 		t.Errorf("the registry has %+v", locations[0])
 	}
 }
+
+// Where classes of devices are limited, a client must name one of them; what it says about a class is checked like any id.
+func TestDeviceClassesAreChosenFromAList(t *testing.T) {
+	g := embedded(t, func(s *settings) { s.handler.Classes = []string{"desktop", "phone"} })
+	for name, class := range map[string]string{
+		"none": ``, "unknown": `,"deviceClass":"tv"`, "other case": `,"deviceClass":"Phone"`, "empty": `,"deviceClass":""`,
+		"a number": `,"deviceClass":1`, "a list": `,"deviceClass":["phone"]`, "too long": `,"deviceClass":"` + strings.Repeat("p", 129) + `"`,
+		"control characters": `,"deviceClass":"ph\u001fone"`, "twice": `,"deviceClass":"tv","deviceClass":"phone"`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := g.open()
+			c.say(`{"type":"register","userId":"alice"` + class + `}`)
+			if f := c.wantError(protocol.CodeBadRequest, ""); !strings.Contains(string(f.Raw), "deviceClass") {
+				t.Errorf("answered %s", f)
+			}
+			// Nothing happened yet: it can still do better.
+			c.say(`{"type":"register","userId":"alice","deviceClass":"phone"}`)
+			c.next("registered")
+		})
+	}
+}

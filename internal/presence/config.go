@@ -2,6 +2,9 @@ package presence
 
 import (
 	"errors"
+	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"chatgate/internal/keyspace"
@@ -23,6 +26,12 @@ type Config struct {
 	Heartbeat time.Duration
 	// ConnectionsPerUser is the limit over the whole cluster; 0 is no limit.
 	ConnectionsPerUser int
+	// Classes are the classes of devices of which a user may have only so many
+	// connections over the whole cluster, and how many.
+	Classes map[protocol.ClassID]int
+	// OldestStay says that a connection for which its class has no place is refused;
+	// otherwise the newest take the places of the oldest.
+	OldestStay bool
 
 	// Pulse is how often the lease of each group is renewed.
 	Pulse time.Duration
@@ -76,6 +85,30 @@ func DefaultConfig() Config {
 	}
 }
 
+// ParseClasses reads classes of devices and how many connections of each a user may
+// have, as in "phone=1"; 0 is no limit.
+func ParseClasses(list []string) (map[protocol.ClassID]int, error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	classes := make(map[protocol.ClassID]int, len(list))
+	for _, entry := range list {
+		name, number, ok := strings.Cut(entry, "=")
+		n, err := strconv.Atoi(number)
+		if !ok || err != nil || n < 0 {
+			return nil, fmt.Errorf("%q: want a class and how many, as in phone=1", entry)
+		}
+		if !protocol.ValidID([]byte(name), protocol.MaxIDBytes) {
+			return nil, fmt.Errorf("%q: not a name of a class", entry)
+		}
+		if _, twice := classes[protocol.ClassID(name)]; twice {
+			return nil, fmt.Errorf("%q: the class is there twice", entry)
+		}
+		classes[protocol.ClassID(name)] = n
+	}
+	return classes, nil
+}
+
 // gap is the age of the last pulse of anyone from which on Redis counts as
 // having been away.
 func (c *Config) gap() time.Duration { return c.Pulse + c.Pulse/2 }
@@ -84,6 +117,21 @@ func (c *Config) gap() time.Duration { return c.Pulse + c.Pulse/2 }
 // whether the call took effect, and every call of this package may be repeated.
 var ErrUnavailable = errors.New("presence: redis unavailable")
 
-// ErrReplaced says that a newer connection of the same device registered while
-// this one was away.
+// ErrReplaced says that a newer connection of the same device, or class of devices,
+// registered while this one was away.
 var ErrReplaced = errors.New("presence: replaced by a newer connection")
+
+// ErrTaken says that the user has as many connections of the class as he may.
+var ErrTaken = errors.New("presence: the class of devices is taken")
+
+// A Refusal is ErrReplaced or ErrTaken, and on whose account.
+type Refusal struct {
+	Err error
+	// By is the connection that has the place.
+	By protocol.ConnID
+	// At is since when, ms since 1970.
+	At int64
+}
+
+func (r *Refusal) Error() string { return r.Err.Error() }
+func (r *Refusal) Unwrap() error { return r.Err }

@@ -325,10 +325,13 @@ func (g *gateway) wantVerdict(e *Entry) Verdict {
 // wantReplaced wants a connection to be told that another took its place.
 func (g *gateway) wantReplaced(e, by *Entry) {
 	g.fleet.t.Helper()
-	if v := g.wantVerdict(e); v.Reaped || v.Code != protocol.CloseReplaced || v.Reason != "replaced" || v.By != string(by.Conn) {
-		g.fleet.t.Errorf("%s was told %+v, want replaced by %s", e.Conn, v, by.Conn)
+	if v := g.wantVerdict(e); v.Reaped || v.Code != protocol.CloseReplaced || v.Reason != "replaced" || v.By != string(by.Conn) || !lately(v.At) {
+		g.fleet.t.Errorf("%s was told %+v, want replaced by %s a moment ago", e.Conn, v, by.Conn)
 	}
 }
+
+// lately reports whether a time in ms is one of this minute.
+func lately(ms int64) bool { return time.Since(time.UnixMilli(ms)).Abs() < time.Minute }
 
 // ownClient returns another client to the same Redis, for a test that hooks it or gives it a user. It is closed with the
 // test.

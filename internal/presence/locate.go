@@ -19,6 +19,7 @@ type Location struct {
 	Conn    protocol.ConnID
 	Fence   uint64
 	Device  protocol.DeviceID
+	Class   protocol.ClassID
 	Meta    string
 	Since   int64 // ms since 1970
 	Expiry  int64 // ms of Redis TIME
@@ -169,8 +170,10 @@ func parseEntry(s string) (l Location, marked, ok bool) {
 	}
 	l = Location{
 		Gateway: protocol.GatewayID(f[2]), Fence: fence, Expiry: expiry, Since: since,
-		Device: protocol.DeviceID(f[5]), Meta: f[6],
+		Meta: f[6],
 	}
+	device, class, _ := strings.Cut(f[5], "\x1e")
+	l.Device, l.Class = protocol.DeviceID(device), protocol.ClassID(class)
 	return l, f[3] != "", true
 }
 

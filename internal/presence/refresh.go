@@ -2,6 +2,7 @@ package presence
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -150,7 +151,8 @@ func (r *Registry) judge(e *Entry, line string) {
 			return
 		}
 		code, _ := strconv.Atoi(f[1])
-		r.verdict(Verdict{Conn: e.Conn, Fence: e.Fence(), Code: protocol.CloseCode(code), Reason: f[2], By: f[3]})
+		by, at := cutTime(f[3])
+		r.verdict(Verdict{Conn: e.Conn, Fence: e.Fence(), Code: protocol.CloseCode(code), Reason: f[2], By: by, At: at})
 	}
 }
 
@@ -179,7 +181,11 @@ func (r *Registry) registerAgain(e *Entry) {
 			// What was sent while Redis did not know of it went to nobody.
 			r.stands(e, q.reply.Epoch, q.reply.Top)
 		case !isUnavailable(q.err):
-			r.verdict(Verdict{Conn: e.Conn, Fence: e.Fence(), Code: protocol.CloseReplaced, Reason: "replaced"})
+			v := Verdict{Conn: e.Conn, Fence: e.Fence(), Code: protocol.CloseReplaced, Reason: "replaced"}
+			if no := (*Refusal)(nil); errors.As(q.err, &no) {
+				v.By, v.At = string(no.By), no.At
+			}
+			r.verdict(v)
 		}
 	}}
 	r.groupOf(e.User).registers.add(q)

@@ -198,8 +198,10 @@ func TestARefreshIsAnsweredForEachConnection(t *testing.T) {
 			}
 		}
 		ask(fine, marked, absent)
-		if v, ok := a.verdict(marked); !ok || v != (Verdict{Conn: marked.Conn, Fence: marked.Fence(), Code: protocol.CloseKicked, Reason: "kicked", By: "ops desk 2"}) {
-			t.Errorf("marked: %+v", v)
+		v, ok := a.verdict(marked)
+		want := Verdict{Conn: marked.Conn, Fence: marked.Fence(), Code: protocol.CloseKicked, Reason: "kicked", By: "ops desk 2", At: v.At}
+		if !ok || v != want || !lately(v.At) {
+			t.Errorf("marked: %+v, want %+v", v, want)
 		}
 		f.eventually(func() error { return a.at(mates[3], absent) })
 
@@ -296,8 +298,9 @@ func TestAKickMarksOnceAndTellsTheHolder(t *testing.T) {
 			if err != nil || kind != protocol.EnvelopeKick {
 				t.Fatalf("heard %q %q, %v", kind, body, err)
 			}
-			want := protocol.Kick{Conn: e.Conn, Fence: e.Fence(), Code: protocol.CloseKicked, Reason: "kicked", By: "ops"}
-			if k, err := protocol.OpenKick(body); err != nil || k != want {
+			k, err := protocol.OpenKick(body)
+			want := protocol.Kick{Conn: e.Conn, Fence: e.Fence(), Code: protocol.CloseKicked, Reason: "kicked", By: "ops", At: k.At}
+			if err != nil || k != want || !lately(k.At) {
 				t.Errorf("heard %+v, %v, want %+v", k, err, want)
 			}
 		}
@@ -318,7 +321,8 @@ func TestALostKickIsFoundByTheNextRefresh(t *testing.T) {
 		if n, err := b.registry.Kick(context.Background(), "alice", "", protocol.CloseRevoked, "revoked", ""); n != 1 || err != nil {
 			t.Fatal(n, err)
 		}
-		if v := a.wantVerdict(e); v != (Verdict{Conn: e.Conn, Fence: e.Fence(), Code: protocol.CloseRevoked, Reason: "revoked"}) {
+		v := a.wantVerdict(e)
+		if v != (Verdict{Conn: e.Conn, Fence: e.Fence(), Code: protocol.CloseRevoked, Reason: "revoked", At: v.At}) || !lately(v.At) {
 			t.Errorf("told %+v", v)
 		}
 		f.wantSound()
@@ -343,7 +347,8 @@ func TestAKickInStrangeWordsHarmsNobody(t *testing.T) {
 			t.Fatal("the refresh failed")
 		}
 		want := Verdict{Conn: kicked.Conn, Fence: kicked.Fence(), Code: protocol.CloseKicked, Reason: "two_words_", By: "a b c d "}
-		if v, _ := a.verdict(kicked); v != want {
+		v, _ := a.verdict(kicked)
+		if want.At = v.At; v != want || !lately(v.At) {
 			t.Errorf("told %+v, want %+v", v, want)
 		}
 		_, body, _ := protocol.OpenEnvelope(next(t, heard))

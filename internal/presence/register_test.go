@@ -320,7 +320,11 @@ func (f *fleet) shiftExpiry(e *Entry, ms int64) {
 	if !ok {
 		f.t.Fatalf("no entry: %q", s)
 	}
-	moved := fmt.Sprintf("%d\x1f%d\x1f%s\x1f\x1f%d\x1f%s\x1f%s", l.Fence, l.Expiry+ms, l.Gateway, l.Since, l.Device, l.Meta)
+	device := string(l.Device)
+	if l.Class != "" {
+		device += "\x1e" + string(l.Class)
+	}
+	moved := fmt.Sprintf("%d\x1f%d\x1f%s\x1f\x1f%d\x1f%s\x1f%s", l.Fence, l.Expiry+ms, l.Gateway, l.Since, device, l.Meta)
 	if err := f.client.HSet(ctx, key, string(e.Conn), moved).Err(); err != nil {
 		f.t.Fatal(err)
 	}

@@ -93,6 +93,7 @@ type Entry struct {
 	Conn   protocol.ConnID
 	User   protocol.UserID
 	Device protocol.DeviceID // may be empty
+	Class  protocol.ClassID  // may be empty
 	Meta   string            // JSON object, may be empty
 	Since  int64             // ms since 1970
 
@@ -133,6 +134,7 @@ type Verdict struct {
 	Code   protocol.CloseCode
 	Reason string
 	By     string
+	At     int64 // ms since 1970; 0: not known
 }
 
 // New returns a Registry. Run must be called for leases to be held.
@@ -181,7 +183,8 @@ type registration struct {
 // Register enters a connection, taking the place of the same device's
 // predecessor and pushing out what is over the user's limit, and returns its
 // position. Calls that arrive together go to Redis together. The error is
-// ErrUnavailable, or ErrReplaced for a connection that registers again.
+// ErrUnavailable, or a Refusal: ErrTaken, or ErrReplaced for a connection that
+// registers again.
 //
 // After ErrUnavailable the entry may be there all the same: the caller calls
 // Register again with the same Entry, or Remove.
@@ -204,10 +207,14 @@ func (r *Registry) runRegisters(g *group, b []*registration) {
 		keyspace.Leases(g.name), keyspace.Line(g.name), keyspace.Own(g.name, r.cfg.Gateway),
 		keyspace.Offlines(g.name), keyspace.Events(g.name), keyspace.Numbers(g.name),
 	}
+	policy := "newest"
+	if r.cfg.OldestStay {
+		policy = "oldest"
+	}
 	args := []any{
 		string(r.cfg.Gateway), keyspace.ChannelPrefix(g.name), r.cfg.TTL.Milliseconds(),
 		(r.cfg.Heartbeat + r.cfg.Heartbeat/2).Milliseconds(), protocol.NewEpoch(), r.cfg.LogTTL.Milliseconds(),
-		r.cfg.EventsKept, r.cfg.Lease.Milliseconds(),
+		r.cfg.EventsKept, r.cfg.Lease.Milliseconds(), policy,
 	}
 	for _, q := range b {
 		e, a := q.entry, protocol.UserAddress(q.entry.User)
@@ -218,7 +225,7 @@ func (r *Registry) runRegisters(g *group, b []*registration) {
 		keys = append(keys, keyspace.Conns(e.User), keyspace.Holders(a), keyspace.State(e.User),
 			keyspace.Holders(protocol.WatchAddress(e.User)), keyspace.Log(a), keyspace.Stream(a))
 		args = append(args, string(e.Conn), string(e.User), string(e.Device), e.Meta, e.Since,
-			r.cfg.ConnectionsPerUser, fence)
+			r.cfg.ConnectionsPerUser, fence, string(e.Class), r.cfg.Classes[e.Class])
 	}
 	v, err := r.run(context.Background(), r.register, keys, args)
 	var lines []string
@@ -262,8 +269,13 @@ func (r *Registry) runRegisters(g *group, b []*registration) {
 
 func parseRegistration(line string) (Registration, error) {
 	f := strings.Split(line, " ")
-	if len(f) >= 3 && f[0] == "m" {
-		return Registration{}, ErrReplaced
+	if len(f) >= 4 && f[0] == "m" {
+		by, at := cutTime(strings.Join(f[3:], " "))
+		return Registration{}, &Refusal{ErrReplaced, protocol.ConnID(by), at}
+	}
+	if len(f) == 3 && f[0] == "t" {
+		since, _ := strconv.ParseInt(f[2], 10, 64)
+		return Registration{}, &Refusal{ErrTaken, protocol.ConnID(f[1]), since}
 	}
 	if len(f) != 5 || f[0] != "o" {
 		return Registration{}, fmt.Errorf("%w: unexpected answer %q", ErrUnavailable, line)
@@ -275,6 +287,14 @@ func parseRegistration(line string) (Registration, error) {
 		return Registration{}, fmt.Errorf("%w: unexpected answer %q", ErrUnavailable, line)
 	}
 	return Registration{Fence: fence, Epoch: f[2], Top: top, First: first}, nil
+}
+
+// cutTime takes the time off the end of a mark: who, and when in ms; 0 where a
+// version that noted none wrote it.
+func cutTime(mark string) (by string, at int64) {
+	by, text, _ := strings.Cut(mark, "\x1e")
+	at, _ = strconv.ParseInt(text, 10, 64)
+	return by, at
 }
 
 // departure is one connection that leaves the registry.

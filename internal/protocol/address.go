@@ -23,6 +23,7 @@ type (
 	UserID    string // who a person is, chosen by the customer
 	RoomID    string // a room, chosen by the customer
 	DeviceID  string // one installation of a client, chosen by it
+	ClassID   string // a class of devices: phone, desktop
 	MessageID string // one message of one sender: its idempotency key
 	ConnID    string // one connection, made by the gateway that holds it
 	GatewayID string // one process: the configured name and a random boot id

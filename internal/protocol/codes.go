@@ -37,7 +37,7 @@ var Errors = [...]ErrorInfo{
 	{CodeUnauthorized, false, "The token is missing, wrong or expired."},
 	{CodeForbidden, false, "The token is good, but does not allow this."},
 	{CodeNotJoined, false, "This connection has not joined the room."},
-	{CodeConflict, false, "A message with this `id` and another content exists: the new one needs an id of its own."},
+	{CodeConflict, false, "A message with this `id` and another content exists: the new one needs an id of its own. Of a `register`: another connection has the place of this `deviceClass`."},
 	{CodeTooLarge, false, "A part of the frame is over the size named in `limit`."},
 	{CodeLimited, true, "Too often: the limit named in `limit` allows it again after `retryAfterMs`."},
 	{CodeOverloaded, true, "The gateway has too much to do; nothing was stored. Again after `retryAfterMs`."},

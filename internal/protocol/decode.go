@@ -122,6 +122,7 @@ func (d *decoder) frame() {
 		f.Token = d.string(fieldToken, false)
 		f.UserID = d.ident(fieldUserID, MaxIDBytes, f.Token == nil)
 		f.DeviceID = d.ident(fieldDeviceID, MaxIDBytes, false)
+		f.Class = d.ident(fieldDeviceClass, MaxIDBytes, false)
 		f.Meta = d.meta()
 		f.Resume = d.resume("resume", d.fields[fieldResume])
 		d.rooms()

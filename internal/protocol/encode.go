@@ -128,6 +128,7 @@ type Closing struct {
 	AfterMs  int64  // come back no sooner, ms; 0: not said
 	WindowMs int64  // and spread over this long, ms; 0: not said
 	By       string // who or what ended it; empty: not said
+	At       int64  // when, ms since 1970; 0: not said
 }
 
 // AppendClosing encodes a closing frame.
@@ -148,6 +149,7 @@ func AppendClosing(dst []byte, c *Closing) []byte {
 		dst = append(dst, `,"by":`...)
 		dst = appendString(dst, c.By)
 	}
+	dst = appendOptional(dst, `,"at":`, c.At)
 	return append(dst, '}')
 }
 

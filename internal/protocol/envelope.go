@@ -175,12 +175,13 @@ type Kick struct {
 	Code   CloseCode
 	Reason string
 	By     string
+	At     int64 // ms since 1970; 0 from a version that didn't say
 }
 
 // OpenKick reads a kick's body.
 func OpenKick(body string) (Kick, error) {
-	f := strings.SplitN(body, "\x1f", 5)
-	if len(f) != 5 {
+	f := strings.SplitN(body, "\x1f", 6)
+	if len(f) < 5 {
 		return Kick{}, ErrEnvelope
 	}
 	fence, err1 := strconv.ParseUint(f[1], 10, 64)
@@ -188,7 +189,13 @@ func OpenKick(body string) (Kick, error) {
 	if err1 != nil || err2 != nil {
 		return Kick{}, ErrEnvelope
 	}
-	return Kick{Conn: ConnID(f[0]), Fence: fence, Code: CloseCode(code), Reason: f[3], By: f[4]}, nil
+	k := Kick{Conn: ConnID(f[0]), Fence: fence, Code: CloseCode(code), Reason: f[3], By: f[4]}
+	if len(f) == 6 {
+		if k.At, err1 = strconv.ParseInt(f[5], 10, 64); err1 != nil {
+			return Kick{}, ErrEnvelope
+		}
+	}
+	return k, nil
 }
 
 // UserState is what is known of a user's presence: the body of a state envelope.

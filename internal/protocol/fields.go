@@ -14,6 +14,7 @@ const (
 	fieldUserID
 	fieldToken
 	fieldDeviceID
+	fieldDeviceClass
 	fieldMeta
 	fieldResume
 	fieldRooms
@@ -33,7 +34,7 @@ const (
 )
 
 var fieldNames = [fieldCount + 1]string{
-	"type", "id", "userId", "token", "deviceId", "meta", "resume", "rooms", "to", "room", "content", "ephemeral", "copy", "users",
+	"type", "id", "userId", "token", "deviceId", "deviceClass", "meta", "resume", "rooms", "to", "room", "content", "ephemeral", "copy", "users",
 	"epoch", "offset", "after", "before", "limit",
 	"frame", // what a fault outside the known fields is about
 }
@@ -50,6 +51,8 @@ func fieldOf(name []byte) field {
 		return fieldToken
 	case "deviceId":
 		return fieldDeviceID
+	case "deviceClass":
+		return fieldDeviceClass
 	case "meta":
 		return fieldMeta
 	case "resume":

@@ -80,6 +80,7 @@ type Frame struct {
 	UserID   []byte       // register; nil only with a token
 	Token    []byte       // register, refresh; not an id: any non-empty string
 	DeviceID []byte       // register
+	Class    []byte       // register: deviceClass
 	Meta     []byte       // register: a JSON object as written, at most MaxMetaBytes
 	Resume   Resume       // register, join
 	Rooms    []RoomResume // register; each room once

@@ -5,13 +5,16 @@
 --       then for each connection: conns, holders, state, watchers, log, stream
 -- ARGV  1 gateway  2 channel prefix  3 presence TTL ms  4 stale after ms
 --       5 fresh epoch  6 log TTL ms  7 events kept (0: none)  8 lease ms
+--       9 'newest' or 'oldest': who keeps the place of a class of devices
 --       then for each connection: id, user, device, meta, since ms,
 --       limit of connections for the user (0: none), fence ('' for a new one;
---       given when a connection that the registry lost registers again)
+--       given when a connection that the registry lost registers again), class,
+--       limit of connections of the class for the user (0: none)
 -- Returns one line for each connection, joined by LF:
 --   "o fence epoch top first"  entered; first is the oldest offset kept
 --   "m code reason by"         refused: while it was away, a newer connection
 --                              of the same device took its place
+--   "t by since"               refused: the class is full, and the oldest stay
 -- Atomic: lease, fence, replacement, eviction, index, holders, online and its event.
 -- Runs twice safely: an entry that is there already keeps its fence, counts once
 -- and emits nothing.
@@ -23,7 +26,7 @@
 --#include entry
 --#include state
 
-local gw, prefix, ttl, stale = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local gw, prefix, ttl, stale, oldestStay = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[9] == 'oldest'
 local line = historyLine()
 local ctx = { ev = KEYS[5], max = tonumber(ARGV[7]), off = KEYS[4], num = KEYS[6], prefix = prefix, fresh = ARGV[5], line = line }
 local quiet
@@ -54,6 +57,38 @@ local function evict(connsKey, others, limit, by)
   end
 end
 
+-- The places of a class: whoever comes takes one, from a connection that is hardly
+-- there, else from the one that has to yield. Returns who keeps the place from a
+-- newcomer, if somebody does. A connection that registers again is judged by its
+-- fence like the others, so that it neither gains nor loses by having been away.
+local function takePlace(connsKey, others, class, limit, id, fence)
+  local alive, gone = {}, {}
+  for i = 1, #others do
+    local e = others[i]
+    if e.class == class and e.mark == '' then
+      if rank(e) < 2 then gone[#gone + 1] = e else alive[#alive + 1] = e end
+    end
+  end
+  -- The first of these yield first.
+  table.sort(alive, function(a, b)
+    if oldestStay then return tonumber(a.fence) > tonumber(b.fence) end
+    return tonumber(a.fence) < tonumber(b.fence)
+  end)
+  local over = #alive + 1 - limit
+  for i = 1, over do
+    local e = alive[i]
+    local stays = tonumber(e.fence) > tonumber(fence)
+    if oldestStay then stays = not stays end
+    if stays then return e end
+  end
+  for i = 1, over do markEntry(connsKey, alive[i].id, alive[i], '4502', 'replaced', id, prefix) end
+  -- Those that are hardly there go only when they are in the way.
+  table.sort(gone, function(a, b) return tonumber(a.fence) < tonumber(b.fence) end)
+  for i = 1, math.min(#gone, #alive - math.max(over, 0) + 1 + #gone - limit) do
+    markEntry(connsKey, gone[i].id, gone[i], '4502', 'replaced', id, prefix)
+  end
+end
+
 local function position(logKey, streamKey)
   local L = openLog(logKey, streamKey, line, ARGV[5], ARGV[6])
   return L.epoch .. ' ' .. int(L.top) .. ' ' .. int(firstOffset(L, streamKey))
@@ -62,8 +97,9 @@ end
 local function register(k, a)
   local connsKey, holdersKey, stateKey, watchKey, logKey, streamKey =
     KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], KEYS[k + 4], KEYS[k + 5]
-  local id, user, device, meta, since, limit, fence =
-    ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], tonumber(ARGV[a + 5]), ARGV[a + 6]
+  local id, user, device, meta, since, limit, fence, class, places =
+    ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], tonumber(ARGV[a + 5]), ARGV[a + 6],
+    ARGV[a + 7], tonumber(ARGV[a + 8])
 
   local all = redis.call('HGETALL', connsKey)
   local others, highest, mine = {}, 0, nil
@@ -84,15 +120,22 @@ local function register(k, a)
     for i = 1, #others do
       local e = others[i]
       if e.device == device and e.mark == '' then
-        if tonumber(e.fence) > tonumber(fence) then return 'm 4502 replaced ' .. e.id end
+        if tonumber(e.fence) > tonumber(fence) then return 'm 4502 replaced ' .. e.id .. '\30' .. int(now) end
         markEntry(connsKey, e.id, e, '4502', 'replaced', id, prefix)
       end
+    end
+  end
+  if places > 0 then
+    local keeper = takePlace(connsKey, others, class, places, id, fence)
+    if keeper then
+      if again then return 'm 4502 replaced ' .. keeper.id .. '\30' .. int(now) end
+      return 't ' .. keeper.id .. ' ' .. keeper.since
     end
   end
   if limit > 0 and #others >= limit then evict(connsKey, others, limit, id) end
 
   redis.call('HSET', connsKey, id, formatEntry({
-    fence = fence, expiry = now + ttl, gw = gw, mark = '', since = since, device = device, meta = meta }))
+    fence = fence, expiry = now + ttl, gw = gw, mark = '', since = since, device = device, class = class, meta = meta }))
   redis.call('HINCRBY', holdersKey, gw, 1)
   redis.call('HSET', KEYS[3], id, fence .. SEP .. user .. SEP .. since .. SEP .. device .. SEP .. meta)
   if not again then
@@ -108,9 +151,9 @@ local out = {}
 -- before it has an entry, so no entry is ever without one to judge it by.
 redis.call('ZADD', KEYS[1], 'GT', int(now + tonumber(ARGV[8])), gw)
 
-local k, a = 7, 9
+local k, a = 7, 10
 while ARGV[a] do
   out[#out + 1] = register(k, a)
-  k, a = k + 6, a + 7
+  k, a = k + 6, a + 9
 end
 return table.concat(out, '\n')

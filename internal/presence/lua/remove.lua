@@ -47,7 +47,7 @@ local function remove(k, a)
   if redis.call('HINCRBY', holdersKey, gw, -1) <= 0 then redis.call('HDEL', holdersKey, gw) end
   if dur == '' then dur = int(math.max(0, now - tonumber(e.since))) end
   emit(ctx, 'type', 'disconnect', 'user', user, 'conn', id, 'gateway', gw, 'device', e.device, 'meta', e.meta,
-    'since', e.since, 'fence', e.fence, 'cause', cause, 'mark', e.mark, 'dur', dur, 'ms', int(now))
+    'since', e.since, 'fence', e.fence, 'cause', cause, 'mark', string.match(e.mark, '^[^\30]*'), 'dur', dur, 'ms', int(now))
   if redis.call('HLEN', connsKey) == 0 then
     if grace > 0 then
       redis.call('ZADD', KEYS[4], int(now + grace), user)
