@@ -134,6 +134,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	rc.ProbeWait = cfg.Redis.DialTimeout + cfg.Redis.Timeout
 	rc.Starved = 4 * cfg.Cluster.PulseInterval
 	rc.Kept, rc.Retention, rc.LogTTL = cfg.History.Messages, cfg.History.Age, cfg.History.Positions
+	rc.Everyone = handler.Registered(g.manager)
 	rc.OnKick = func(k protocol.Kick) { handler.Kicked(g.manager, k) }
 	g.router = router.New(b.client, b.lanes, g.registry, rc)
 

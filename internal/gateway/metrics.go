@@ -121,7 +121,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	r := &f.router
 	for status, n := range map[string]uint64{
-		"routed": r.Routed, "stored": r.Stored, "ephemeral": r.Ephemeral, "dropped": r.Dropped, "conflict": r.Conflicts,
+		"routed": r.Routed, "stored": r.Stored, "ephemeral": r.Ephemeral, "everyone": r.Broadcasts, "dropped": r.Dropped, "conflict": r.Conflicts,
 		"unavailable": r.RefusedUnavailable, "overloaded": r.RefusedOverloaded, "unconfirmed": r.Unconfirmed,
 	} {
 		labelled(messagesDesc, status, n)

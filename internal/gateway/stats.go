@@ -51,6 +51,7 @@ type MessagesStats struct {
 	Routed          uint64 `json:"routed"`
 	Stored          uint64 `json:"stored"`
 	Ephemeral       uint64 `json:"ephemeral"`
+	Everyone        uint64 `json:"everyone"`
 	Dropped         uint64 `json:"dropped"`
 	Delivered       uint64 `json:"delivered"`
 	Unavailable     uint64 `json:"refused_unavailable"`
@@ -83,7 +84,7 @@ func (g *Gateway) stats() Stats {
 			FramesIn: m.FramesIn, FramesOut: m.FramesOut, BytesIn: m.BytesIn, BytesOut: m.BytesOut, SlowConsumers: m.SlowConsumers(),
 		},
 		Messages: MessagesStats{
-			Routed: r.Routed, Stored: r.Stored, Ephemeral: r.Ephemeral, Dropped: r.Dropped, Delivered: r.Delivered,
+			Routed: r.Routed, Stored: r.Stored, Ephemeral: r.Ephemeral, Everyone: r.Broadcasts, Dropped: r.Dropped, Delivered: r.Delivered,
 			Unavailable: r.RefusedUnavailable, Overloaded: r.RefusedOverloaded, Pending: r.Pending, MissedPublishes: r.MissedPublishes,
 		},
 		Presence: PresenceStats{

@@ -150,6 +150,13 @@ func Each(m *connection.Manager) func(yield func(*presence.Entry) bool) {
 	}
 }
 
+// Registered calls yield with every connection that is registered.
+func Registered(m *connection.Manager) func(yield func(*connection.Connection) bool) {
+	return func(yield func(*connection.Connection) bool) {
+		m.ForEach(func(c *connection.Connection) bool { return entryOf(c) == nil || yield(c) })
+	}
+}
+
 func entryOf(c *connection.Connection) *presence.Entry {
 	id, ok := c.Identity()
 	if !ok {

@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -339,4 +340,25 @@ func TestJoinWhileRedisIsAway(t *testing.T) {
 	})
 	eventually(t, "the room works", func() bool { return alice.shout("lobby", "x", "m1").Type == "ack" })
 	alice.wantRoom("lobby", "m1", 1)
+}
+
+// A message for everyone, as a backend will send it, reaches whoever has registered, and nobody else.
+func TestEveryoneRegisteredIsTold(t *testing.T) {
+	g := embedded(t)
+	alice, bob, stranger := g.connect("alice"), g.connect("bob"), g.open()
+	reach, err := g.router.Broadcast(context.Background(), &protocol.MessageHead{
+		ID: []byte("news"), From: "ops", Content: []byte(`"maintenance at six"`), Ts: 1, Ephemeral: true,
+	})
+	if err != nil || reach.Gateways != 1 {
+		t.Fatalf("%+v, %v", reach, err)
+	}
+	for _, c := range []*client{alice, bob} {
+		if m := c.next("message"); m.ID != "news" || m.To != nil || m.Room != "" || !m.Ephemeral {
+			t.Errorf("%s got %s", c.Name, m)
+		}
+	}
+	stranger.register("carol")
+	if got := stranger.Notes().Received; len(got) != 0 {
+		t.Errorf("who had not registered got %v", got)
+	}
 }

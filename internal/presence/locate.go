@@ -210,6 +210,26 @@ func (r *Registry) Holders(ctx context.Context, addresses ...protocol.Address) (
 	return out, nil
 }
 
+// Living returns the gateways that count as alive now, this one among them.
+func (r *Registry) Living(ctx context.Context) ([]protocol.GatewayID, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
+	defer cancel()
+	g := r.groups[0]
+	all, err := r.client.ZRange(ctx, keyspace.Leases(g.name), 0, -1).Result()
+	if err != nil {
+		r.calls.failed.Add(1)
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	v := g.view.Load()
+	living := make([]protocol.GatewayID, 0, len(all))
+	for _, gw := range all {
+		if gw := protocol.GatewayID(gw); !v.dead(gw, r.cfg.gap()) {
+			living = append(living, gw)
+		}
+	}
+	return living, nil
+}
+
 // Cluster returns the last /stats snapshot of every gateway the registry knows,
 // as JSON, and which of them are dead. One read; it asks no gateway.
 func (r *Registry) Cluster(ctx context.Context) (snapshots map[protocol.GatewayID]string, dead []protocol.GatewayID, err error) {

@@ -221,7 +221,7 @@ func AppendMessageHead(dst []byte, m *MessageHead) []byte {
 	if m.To != nil {
 		dst = append(dst, `,"to":`...)
 		dst = appendString(dst, m.To)
-	} else {
+	} else if m.Room != nil {
 		dst = append(dst, `,"room":`...)
 		dst = appendString(dst, m.Room)
 	}

@@ -17,6 +17,7 @@ import (
 //	                               connections the registry says it owns, and
 //	                               Redis' history line
 //	k  conn US fence US code US reason US by     close this connection
+//	a  frame                       a message for everyone, never numbered
 //	s  number LF user US state US epoch US n US ms   a watched user's state;
 //	                               numbered like m
 //
@@ -39,6 +40,7 @@ const (
 	EnvelopeEphemeral EnvelopeKind = 'e'
 	EnvelopePulse     EnvelopeKind = 'p'
 	EnvelopeKick      EnvelopeKind = 'k'
+	EnvelopeEveryone  EnvelopeKind = 'a'
 	EnvelopeState     EnvelopeKind = 's'
 )
 
@@ -66,7 +68,7 @@ func OpenEnvelope(payload string) (EnvelopeKind, string, error) {
 		return 0, "", ErrEnvelope
 	}
 	switch k := EnvelopeKind(payload[1]); k {
-	case EnvelopeMessages, EnvelopeEphemeral, EnvelopePulse, EnvelopeKick, EnvelopeState:
+	case EnvelopeMessages, EnvelopeEphemeral, EnvelopePulse, EnvelopeKick, EnvelopeEveryone, EnvelopeState:
 		return k, payload[2:], nil
 	}
 	return 0, "", ErrEnvelope
@@ -128,6 +130,20 @@ func cutUint(s string, end byte) (uint64, string, bool) {
 // AppendEphemeralHeader begins an ephemeral envelope.
 func AppendEphemeralHeader(dst []byte) []byte {
 	return append(dst, EnvelopeVersion, byte(EnvelopeEphemeral))
+}
+
+// AppendEveryone makes the envelope of a message for everyone.
+func AppendEveryone(dst []byte, m *MessageHead) []byte {
+	return AppendMessageHead(append(dst, EnvelopeVersion, byte(EnvelopeEveryone)), m)
+}
+
+// OpenEveryone returns the frame of such an envelope's body, as AppendMessageHead
+// made it.
+func OpenEveryone(body string) (frame string, err error) {
+	if !strings.HasPrefix(body, `{"type":"message",`) {
+		return "", ErrEnvelope
+	}
+	return body, nil
 }
 
 // AppendEphemeralRecord adds one message to an ephemeral envelope.

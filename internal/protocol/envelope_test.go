@@ -264,6 +264,7 @@ func FuzzEnvelope(f *testing.F) {
 	f.Add(string(AppendEphemeralRecord(AppendEphemeralHeader(nil), "u:bob", []byte(`{"type":"message"`))))
 	f.Add("\x01p17 3 8f2d1b7c9a0e3f45")
 	f.Add("\x01kc1\x1f17\x1f4502\x1freplaced\x1fc2")
+	f.Add(string(AppendEveryone(nil, &MessageHead{ID: []byte("m"), From: "ops", Content: []byte("1")})))
 	f.Add("\x01s17\nalice\x1fonline\x1fe\x1f3\x1f1700000000000")
 	f.Add("\x01m1\ne 1 9999999999999999999 1\nxx")
 	f.Add("\x02m1\n")
@@ -295,9 +296,13 @@ func FuzzEnvelope(f *testing.F) {
 					t.Errorf("%q: %+v, then %+v, %v", body, s, again, err)
 				}
 			}
+		case EnvelopeEveryone:
+			if frame, err := OpenEveryone(body); err == nil && frame != body {
+				t.Errorf("%q became %q", body, frame)
+			}
 		case EnvelopeKick:
 			if k, err := OpenKick(body); err == nil {
-				again, err := OpenKick(fmt.Sprintf("%s\x1f%d\x1f%d\x1f%s\x1f%s", k.Conn, k.Fence, k.Code, k.Reason, k.By))
+				again, err := OpenKick(fmt.Sprintf("%s\x1f%d\x1f%d\x1f%s\x1f%s\x1f%d", k.Conn, k.Fence, k.Code, k.Reason, k.By, k.At))
 				if err != nil || again != k {
 					t.Errorf("%q: %+v, then %+v, %v", body, k, again, err)
 				}

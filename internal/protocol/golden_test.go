@@ -84,6 +84,9 @@ var fromGateway = map[string][]byte{
 	"message-ephemeral": AppendMessageTail(AppendMessageHead(nil, &MessageHead{
 		ID: []byte("0198c5a2-8e2f-7d4b-8c71-6a3a7a2a3b22"), From: "alice", To: []byte("bob"), Content: []byte(`"typing"`), Ts: 1795305606000, Ephemeral: true,
 	}), "", 0),
+	"message-everyone": AppendMessageTail(AppendMessageHead(nil, &MessageHead{
+		ID: []byte("news-1"), From: "ops", Content: []byte(`"maintenance at six"`), Ts: 1795305606000, Ephemeral: true,
+	}), "", 0),
 	"message-own": AppendMessageTail(AppendMessageHead(nil, &MessageHead{
 		ID: []byte("m-7"), From: "alice", To: []byte("bob"), Content: []byte(`["any",{"JSON":"value"},null,1.50]`), Ts: 1795305605678, Own: true,
 	}), "9fK2mQx7aZ", 42),

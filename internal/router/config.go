@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"time"
 
+	"chatgate/internal/connection"
 	"chatgate/internal/history"
 	"chatgate/internal/keyspace"
 	"chatgate/internal/protocol"
@@ -67,6 +68,9 @@ type Config struct {
 
 	// OnKick is told of a kick for a connection of this gateway. It must not block.
 	OnKick func(protocol.Kick)
+	// Everyone calls yield with every registered connection of this gateway, until it
+	// returns false.
+	Everyone func(yield func(*connection.Connection) bool)
 }
 
 // DefaultConfig returns the figures of docs/architecture.md, without identity.

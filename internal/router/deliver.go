@@ -149,6 +149,11 @@ func (d *deliverer) open(payload string) {
 			if k, err = protocol.OpenKick(body); err == nil && d.router.cfg.OnKick != nil {
 				d.router.cfg.OnKick(k)
 			}
+		case protocol.EnvelopeEveryone:
+			var frame string
+			if frame, err = protocol.OpenEveryone(body); err == nil {
+				d.router.everyone.take(frame)
+			}
 		case protocol.EnvelopeState:
 			var number uint64
 			var s protocol.UserState

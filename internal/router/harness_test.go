@@ -135,6 +135,12 @@ func (c *cluster) makeGateway(name string, tune ...func(*settings)) *gateway {
 	lane.AddHook(g.lane)
 	s.router.History = history.New(general, s.history)
 	g.registry = presence.New(general, s.registry)
+	s.router.Everyone = func(yield func(*connection.Connection) bool) {
+		g.manager.ForEach(func(c *connection.Connection) bool {
+			_, registered := c.Identity()
+			return !registered || yield(c)
+		})
+	}
 	g.router = New(general, lane, g.registry, s.router)
 	g.manager = connection.NewManager(&g.conns)
 	g.server = httptest.NewServer(http.HandlerFunc(g.serve))

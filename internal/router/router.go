@@ -29,6 +29,7 @@ type Router struct {
 	client     redis.UniversalClient // reads, ephemeral and control publishes, subscriptions
 	lanes      lanes
 	ephemeral  *ephemeral
+	everyone   *everyone
 	deliverers []*deliverer
 	sendScript *redis.Script
 	sendText   string // of sendScript
@@ -58,6 +59,7 @@ type lanes struct {
 // counts counts what the router did, for metrics.
 type counts struct {
 	routed, stored, conflicts, dropped, ephemeral     atomic.Uint64
+	broadcasts                                        atomic.Uint64
 	calls, failedCalls                                atomic.Uint64
 	refusedUnavailable, refusedOverloaded             atomic.Uint64
 	envelopes, delivered, duplicates, unheld          atomic.Uint64
@@ -88,6 +90,7 @@ func New(client, laneClient redis.UniversalClient, registry *presence.Registry, 
 		r.deliverers = append(r.deliverers, newDeliverer(r, g))
 	}
 	r.ephemeral = newEphemeral(r)
+	r.everyone = &everyone{router: r}
 	return r
 }
 
@@ -176,13 +179,15 @@ func (r *Router) close() {
 	r.ephemeral.mu.Unlock()
 }
 
-// spawn runs f in the background, joined by Run; not at all once Run ends.
-func (r *Router) spawn(f func()) {
+// spawn runs f in the background, joined by Run; not at all once Run ends, and
+// then it returns false.
+func (r *Router) spawn(f func()) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.closing {
 		r.running.Go(f)
 	}
+	return !r.closing
 }
 
 // watch refuses what waits behind a call that has been out for too long: with a
@@ -303,6 +308,7 @@ func (r *Router) publish(ctx context.Context, parcels []*parcel) error {
 // Stats counts what the router did since New.
 type Stats struct {
 	Routed, Stored, Conflicts, Dropped, Ephemeral     uint64
+	Broadcasts                                        uint64
 	Calls, FailedCalls                                uint64
 	RefusedUnavailable, RefusedOverloaded             uint64
 	Envelopes, Delivered, Duplicates, Unheld          uint64
@@ -320,7 +326,8 @@ func (r *Router) Stats() Stats {
 		Routed: c.routed.Load(), Stored: c.stored.Load(), Conflicts: c.conflicts.Load(), Dropped: c.dropped.Load(),
 		Ephemeral: c.ephemeral.Load(), Calls: c.calls.Load(), FailedCalls: c.failedCalls.Load(),
 		RefusedUnavailable: c.refusedUnavailable.Load(), RefusedOverloaded: c.refusedOverloaded.Load(),
-		Envelopes: c.envelopes.Load(), Delivered: c.delivered.Load(), Duplicates: c.duplicates.Load(), Unheld: c.unheld.Load(),
+		Broadcasts: c.broadcasts.Load(),
+		Envelopes:  c.envelopes.Load(), Delivered: c.delivered.Load(), Duplicates: c.duplicates.Load(), Unheld: c.unheld.Load(),
 		MissedPublishes: c.missedPublishes.Load(), Holes: c.holes.Load(), Unreadable: c.unreadable.Load(),
 		Subscriptions: c.subscriptions.Load(),
 		Repairs:       c.repairs.Load(), Checks: c.checks.Load(), Reads: c.reads.Load(), Gaps: c.gaps.Load(),

@@ -1,0 +1,115 @@
+package router
+
+import (
+	"context"
+	"sync"
+
+	"chatgate/internal/connection"
+	"chatgate/internal/protocol"
+)
+
+// everyone hands messages for everyone to all registered connections of this
+// gateway, beside the deliverers: with many connections that takes longer than
+// anybody should wait for his own message.
+type everyone struct {
+	// Immutable after New.
+	router *Router
+
+	mu      sync.Mutex
+	pending []string // guarded by mu: frames without a position
+	busy    bool     // guarded by mu
+
+	// Owned by the worker.
+	wire []byte
+	out  connection.Batch
+}
+
+const (
+	// everyoneWaits is how many messages for everyone may wait on a gateway; what
+	// comes then is dropped there, and counted.
+	everyoneWaits = 64
+	// everyoneSlice is how many connections are appended to between two flushes.
+	everyoneSlice = 64
+)
+
+// Reach says to whom a message for everyone was handed.
+type Reach struct {
+	Gateways int // living ones that received it
+	// Missing are gateways that should be alive and didn't: just killed, most
+	// likely.
+	Missing []protocol.GatewayID
+}
+
+// Broadcast hands a message to every registered connection of the cluster: one
+// envelope for each living gateway, no log and no number, so at most once. A
+// connection that comes meanwhile may get it or not. The error is that of Redis:
+// then some gateways may have got it.
+func (r *Router) Broadcast(ctx context.Context, m *protocol.MessageHead) (Reach, error) {
+	living, err := r.registry.Living(ctx)
+	if err != nil {
+		return Reach{}, err
+	}
+	envelope := protocol.AppendEveryone(nil, m)
+	parcels := make([]*parcel, len(living))
+	for i, gw := range living {
+		parcels[i] = &parcel{group: r.controlGroup(gw), gateway: gw, payload: envelope}
+	}
+	if err := r.publish(ctx, parcels); err != nil {
+		return Reach{}, err
+	}
+	var reach Reach
+	for _, p := range parcels {
+		if p.receivers > 0 {
+			reach.Gateways++
+		} else {
+			reach.Missing = append(reach.Missing, p.gateway)
+		}
+	}
+	r.counts.broadcasts.Add(1)
+	return reach, nil
+}
+
+// take keeps a frame for the worker, and starts one if there is none.
+func (e *everyone) take(frame string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.pending) == everyoneWaits {
+		e.router.counts.dropped.Add(1)
+		return
+	}
+	e.pending = append(e.pending, frame)
+	if !e.busy {
+		e.busy = e.router.spawn(e.work)
+	}
+}
+
+func (e *everyone) work() {
+	for {
+		e.mu.Lock()
+		if len(e.pending) == 0 {
+			e.busy, e.pending = false, nil
+			e.mu.Unlock()
+			return
+		}
+		frame := e.pending[0]
+		e.pending = e.pending[1:]
+		e.mu.Unlock()
+		e.deliver(frame)
+	}
+}
+
+// deliver builds the frame once; each connection costs one append.
+func (e *everyone) deliver(frame string) {
+	e.wire = appendWire(e.wire[:0], "", 0, frame)
+	n := 0
+	e.router.cfg.Everyone(func(c *connection.Connection) bool {
+		if e.out.AppendFrame(c, e.wire) {
+			e.router.counts.delivered.Add(1)
+		}
+		if n++; n%everyoneSlice == 0 {
+			e.out.Flush()
+		}
+		return true
+	})
+	e.out.Flush()
+}
