@@ -141,6 +141,14 @@ func Snapshots(g Group) string { return groupKey(g, "snap") }
 // Events is the stream of presence events of the group.
 func Events(g Group) string { return groupKey(g, "ev") }
 
+// Revocations is the hash of what was revoked: name -> before, end and number. In
+// the first group only.
+func Revocations(g Group) string { return groupKey(g, "rev") }
+
+// RevocationOrder is the sorted set of the same names by the number of their last
+// change.
+func RevocationOrder(g Group) string { return groupKey(g, "revs") }
+
 // Own is the hash of what one gateway holds in the group, by connection id.
 func Own(g Group, gw protocol.GatewayID) string { return groupKey(g, "own:"+string(gw)) }
 

@@ -1,0 +1,132 @@
+package auth
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+// Verifier says whose a token is. All methods may be called from any goroutine.
+type Verifier struct {
+	// Immutable after New.
+	cfg  Config
+	sets []*keySet
+
+	// Any goroutine.
+	keys     atomic.Pointer[[]*key] // those from files
+	accepted atomic.Uint64
+	refused  [numReasons]atomic.Uint64 // in the order of Reasons
+	unsure   atomic.Uint64
+}
+
+// New reads the key files. Run must run for key sets to be fetched.
+func New(cfg Config) (*Verifier, error) {
+	v := &Verifier{cfg: cfg}
+	if err := v.Reload(); err != nil {
+		return nil, err
+	}
+	for _, entry := range cfg.KeySets {
+		issuer, url, err := cfg.issuerOf(entry)
+		if err != nil {
+			return nil, err
+		}
+		v.sets = append(v.sets, newKeySet(&v.cfg, issuer, url))
+	}
+	return v, nil
+}
+
+// Reload reads the key files again. On an error the keys stay as they were.
+func (v *Verifier) Reload() error {
+	keys, err := v.cfg.loadKeys()
+	if err != nil {
+		return err
+	}
+	v.keys.Store(&keys)
+	return nil
+}
+
+// Run keeps the key sets fresh until ctx ends.
+func (v *Verifier) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	for _, s := range v.sets {
+		running.Go(func() { s.run(ctx) })
+	}
+	running.Wait()
+	return nil
+}
+
+// Verify returns whose token this is. The error is a *Refusal, or ErrUnavailable when a key that it names might only have not been
+// fetched yet; ctx bounds the wait for that.
+//
+// Until its signature holds, the algorithm and the key id are all that is read of a token, and they only choose among keys that are here.
+// The issuer is then the one that the key belongs to, and the token has to say the same.
+func (v *Verifier) Verify(ctx context.Context, token []byte) (*Identity, error) {
+	id, err := v.verify(ctx, token)
+	if err == nil {
+		v.accepted.Add(1)
+	} else {
+		v.count(err)
+	}
+	return id, err
+}
+
+func (v *Verifier) verify(ctx context.Context, token []byte) (*Identity, error) {
+	if len(token) > MaxTokenBytes {
+		return nil, refuse(ReasonTooLarge, "over %d bytes", MaxTokenBytes)
+	}
+	text := string(token)
+	h, err := parseHeader(text)
+	if err != nil {
+		return nil, err
+	}
+	alg := jose.SignatureAlgorithm(h.Algorithm)
+	if !slices.Contains(algorithms, alg) {
+		return nil, refuse(ReasonAlgorithm, "none of HS256, RS256, ES256, EdDSA")
+	}
+	keys := v.fitting(alg, h.KeyID)
+	if len(keys) == 0 {
+		if keys, err = v.await(ctx, alg, h.KeyID); err != nil {
+			return nil, err
+		}
+	}
+	payload, k, err := payloadOf(text, alg, keys)
+	if err != nil {
+		return nil, err
+	}
+	return v.cfg.identify(payload, k.issuer)
+}
+
+// fitting lists the keys that may verify a token with this header, of whichever issuer.
+func (v *Verifier) fitting(alg jose.SignatureAlgorithm, kid string) []*key {
+	list := appendFitting(nil, *v.keys.Load(), alg, kid)
+	for _, s := range v.sets {
+		list = s.fitting(list, alg, kid)
+	}
+	return list
+}
+
+// await has the key sets fetched again, because none has such a key. Their issuers may have begun to use it a moment ago. Where one
+// can't be asked now the token is neither good nor bad: or else a stranger, who uses up the fetches with ids he made up, could have
+// everyone refused whose key is new.
+func (v *Verifier) await(ctx context.Context, alg jose.SignatureAlgorithm, kid string) ([]*key, error) {
+	if len(v.sets) == 0 || alg == jose.HS256 { // no key set has a shared secret
+		return nil, refuse(ReasonKey, "")
+	}
+	waits := make([]time.Duration, len(v.sets))
+	var asking sync.WaitGroup
+	for i, s := range v.sets {
+		asking.Go(func() { waits[i] = s.refetch(ctx) })
+	}
+	asking.Wait()
+	if keys := v.fitting(alg, kid); len(keys) > 0 {
+		return keys, nil
+	}
+	if wait := slices.Max(waits); wait > 0 {
+		return nil, &unavailable{after: wait, why: "a key set can't be asked for a key that is missing"}
+	}
+	return nil, refuse(ReasonKey, "")
+}
