@@ -99,11 +99,15 @@ func (s *keySet) land() {
 	}
 }
 
-// refetch waits for a fetch that begins now, or is under way already. It returns 0 when one has ended well, else for how long it is of
-// no use to ask again.
-func (s *keySet) refetch(ctx context.Context) time.Duration {
+// refetch waits for a fetch that begins now, or is under way already, because the set lacks such a key. It returns 0 when one has ended
+// well, else for how long it is of no use to ask again.
+func (s *keySet) refetch(ctx context.Context, alg jose.SignatureAlgorithm, kid string) time.Duration {
 	s.mu.Lock()
 	if s.flight == nil {
+		if len(s.fitting(nil, alg, kid)) > 0 { // a fetch ended since the caller looked
+			s.mu.Unlock()
+			return 0
+		}
 		if wait := s.cfg.KeySetMinInterval - time.Since(s.last); wait > 0 && !s.last.IsZero() {
 			s.mu.Unlock()
 			return wait

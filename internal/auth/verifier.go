@@ -119,7 +119,7 @@ func (v *Verifier) await(ctx context.Context, alg jose.SignatureAlgorithm, kid s
 	waits := make([]time.Duration, len(v.sets))
 	var asking sync.WaitGroup
 	for i, s := range v.sets {
-		asking.Go(func() { waits[i] = s.refetch(ctx) })
+		asking.Go(func() { waits[i] = s.refetch(ctx, alg, kid) })
 	}
 	asking.Wait()
 	if keys := v.fitting(alg, kid); len(keys) > 0 {
