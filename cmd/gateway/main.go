@@ -46,6 +46,10 @@ type cli struct {
 	Config  struct {
 		Check struct{} `cmd:"" help:"Print every setting and where it comes from, or what is wrong."`
 	} `cmd:"" help:"Look at the configuration."`
+	Token struct {
+		Gen    genCommand    `cmd:"" help:"Make a token and print it, for trying out and for tests."`
+		Verify verifyCommand `cmd:"" help:"Say whose token this is and what it allows, or why it is refused. Revocations are not looked at."`
+	} `cmd:"" help:"Make tokens, and look at them."`
 }
 
 // BeforeResolve is kong's hook between reading the command line and asking elsewhere for what it doesn't give.
@@ -90,6 +94,10 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 		return exitOK
 	case "config check":
 		return check(c.Settings, sources, ctx, stdout, stderr)
+	case "token gen":
+		return c.Token.Gen.run(c.Settings.Auth, stdout, stderr)
+	case "token verify", "token verify <file>":
+		return c.Token.Verify.run(c.Settings.Auth, os.Stdin, stdout, stderr)
 	case "dev":
 		if c.Dev.Nodes < 1 || c.Dev.Nodes > 16 {
 			return complain(stderr, exitUsage, errors.New("--nodes: must be 1 to 16"))

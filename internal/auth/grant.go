@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -120,4 +121,32 @@ func grantOf(t *claims) (g Grant, err error) {
 		}
 	}
 	return g, nil
+}
+
+// MarshalJSON writes what is allowed as the claims have it, for people to read. What is not limited is left out.
+func (g *Grant) MarshalJSON() ([]byte, error) {
+	limits := make(map[string]int)
+	for name, n := range map[string]int{"messageRate": g.messageRate, "rooms": g.maxRooms, "watches": g.maxWatches} {
+		if n > 0 {
+			limits[name] = n - 1
+		}
+	}
+	return json.Marshal(struct {
+		Rooms  *[]string      `json:"rooms,omitempty"`
+		Watch  *[]string      `json:"watch,omitempty"`
+		Limits map[string]int `json:"limits,omitempty"`
+	}{g.rooms.list(), g.watch.list(), limits})
+}
+
+// list is what the patterns were made from, sorted; nil for nil.
+func (p *patterns) list() *[]string {
+	if p == nil {
+		return nil
+	}
+	list := slices.AppendSeq([]string{}, maps.Keys(p.exact))
+	for _, begin := range p.prefix {
+		list = append(list, begin+"*")
+	}
+	slices.Sort(list)
+	return &list
 }

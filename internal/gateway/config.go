@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"chatgate/internal/auth"
 	"chatgate/internal/handler"
 	"chatgate/internal/presence"
 )
@@ -27,11 +28,12 @@ type Config struct {
 	Name           string   `default:"${hostname}" help:"Name of this gateway in logs, /stats and Redis; each start adds a random id to it."`
 	Listen         string   `default:"127.0.0.1:8080" help:"Address of the public listener: /ws, /stats, /healthz, /readyz and the page."`
 	InternalListen string   `default:"127.0.0.1:9090" zero:"no internal listener" help:"Address of the internal listener: /metrics and /debug. Keep it private."`
-	Insecure       bool     `negatable:"" help:"Let anonymous users in although the gateway listens beyond loopback."`
+	Insecure       bool     `negatable:"" help:"Let anonymous users in where they otherwise are not: beyond loopback, behind a proxy, beside tokens."`
 	Page           string   `default:"auto" enum:"auto,on,off" help:"The page at /: on, off, or auto (on while listening on loopback)."`
 	TrustedProxies []string `zero:"none" placeholder:"CIDR" help:"Address ranges of proxies whose X-Forwarded-For is believed."`
 	Origins        []string `zero:"same host only" placeholder:"ORIGIN" help:"Further origins whose pages may connect, each in full: https://chat.example.com."`
 
+	Auth      AuthConfig      `embed:"" prefix:"auth." group:"Tokens (the same on every gateway)"`
 	Redis     RedisConfig     `embed:"" prefix:"redis." group:"Redis"`
 	Limits    LimitsConfig    `embed:"" prefix:"limits." group:"Limits"`
 	Heartbeat HeartbeatConfig `embed:"" prefix:"heartbeat." group:"Life of a connection"`
@@ -39,6 +41,37 @@ type Config struct {
 	History   HistoryConfig   `embed:"" prefix:"history." group:"History (the same on every gateway)"`
 	Drain     DrainConfig     `embed:"" prefix:"drain." group:"Drain on SIGTERM"`
 	Log       LogConfig       `embed:"" prefix:"log." group:"Log"`
+}
+
+// AuthConfig says whose tokens are good. See config.go of package auth, and docs/security.md.
+type AuthConfig struct {
+	Issuers   []string `zero:"tokens are not taken" placeholder:"ISSUER" help:"Issuers whose tokens are good (iss), to the byte."`
+	Audiences []string `zero:"tokens are not taken" placeholder:"NAME" help:"What a token must be meant for (aud): one of these."`
+	Keys      []string `zero:"none" placeholder:"FILE" help:"Files with public keys: PEM, or a JSON Web Key Set. With several issuers each begins with its own: ISSUER=FILE."`
+	Secrets   []string `zero:"none" placeholder:"FILE" help:"Files with a shared secret (HS256) of at least 32 bytes, as [ISSUER=]FILE."`
+	KeySets   []string `zero:"none" placeholder:"URL" help:"JSON Web Key Sets to fetch, as [ISSUER=]URL: https, or http on this machine."`
+
+	Leeway      time.Duration `default:"30s" zero:"none" help:"How far an issuer's clock may be ahead, for nbf and iat. A token ends at its exp to the second."`
+	MaxLifetime time.Duration `default:"24h" help:"Longest time from iat to exp. Revocations are kept as long, a little more."`
+
+	KeySetRefresh     time.Duration `default:"5m" help:"How often a key set is fetched again."`
+	KeySetMinInterval time.Duration `default:"10s" help:"Least time between fetches of a key set, however many tokens name a key that it lacks."`
+	KeySetTimeout     time.Duration `default:"2s" help:"Time for one fetch of a key set."`
+}
+
+// Verification is the same as package auth wants it.
+func (c AuthConfig) Verification(log *slog.Logger) auth.Config {
+	return auth.Config{
+		Issuers: c.Issuers, Audiences: c.Audiences, Keys: c.Keys, Secrets: c.Secrets, KeySets: c.KeySets,
+		Leeway: c.Leeway, MaxLifetime: c.MaxLifetime,
+		KeySetRefresh: c.KeySetRefresh, KeySetMinInterval: c.KeySetMinInterval, KeySetTimeout: c.KeySetTimeout, Log: log,
+	}
+}
+
+// Enabled reports whether there are tokens at all.
+func (c AuthConfig) Enabled() bool {
+	v := c.Verification(nil)
+	return v.Enabled()
 }
 
 // RedisConfig says where the shared state lives. See Universal for the forms of URL.
@@ -158,6 +191,8 @@ func (c Config) Validate() error {
 	}
 	c.validateEdge(wrong)
 	c.validateRelations(wrong)
+	verification := c.Auth.Verification(nil)
+	verification.Validate(func(name, format string, args ...any) { wrong("auth."+name, format, args...) })
 	if err := c.Redis.validate(); err != nil {
 		errs = append(errs, err)
 	}
@@ -254,26 +289,29 @@ func onLoopback(address string) bool {
 	return err == nil && addr.Unmap().IsLoopback()
 }
 
-// Anonymous reports whether users without a token are let in: only while the gateway listens on loopback, or when the
-// operator insists.
-func (c Config) Anonymous() bool { return c.Insecure || onLoopback(c.Listen) }
+// Anonymous reports whether users without a token are let in: only while nobody beyond this machine can be behind a connection, and
+// there are no tokens, or when the operator insists. A proxy on this machine brings in the world, which loopback doesn't show; so does one
+// that isn't configured, which the handler sees by the headers it adds.
+func (c Config) Anonymous() bool {
+	return c.Insecure || onLoopback(c.Listen) && len(c.TrustedProxies) == 0 && !c.Auth.Enabled()
+}
 
 // PageOn reports whether the page is served at /.
 func (c Config) PageOn() bool {
 	return c.Page == "on" || c.Page == "auto" && onLoopback(c.Listen)
 }
 
+// warnInsecure is repeated every minute: a flag that was set to try something must not be forgotten.
+const warnInsecure = "insecure is set: anyone who reaches this gateway may use any name"
+
 // Warnings are the choices in a valid Config that an operator should see in the log.
 func (c Config) Warnings() []string {
 	var list []string
 	if c.Insecure {
-		list = append(list, "insecure is set: anyone who reaches this gateway may use any name")
+		list = append(list, warnInsecure)
 	}
-	if !c.Anonymous() {
-		list = append(list, "nobody can register: anonymous users are let in on loopback only, or with insecure")
-	}
-	if c.Anonymous() && !c.Insecure && len(c.TrustedProxies) > 0 {
-		list = append(list, "anonymous users behind a proxy: anyone who reaches the proxy may use any name")
+	if !c.Anonymous() && !c.Auth.Enabled() {
+		list = append(list, "nobody can register: without auth.issuers and their keys there are anonymous users only, and those are let in on loopback without a proxy, or with insecure")
 	}
 	if c.InternalListen != "" && !onLoopback(c.InternalListen) {
 		list = append(list, "internal-listen is reachable beyond this machine")

@@ -71,6 +71,9 @@ func TestFileInFull(t *testing.T) {
 	want := DefaultConfig()
 	want.Name, want.Listen, want.InternalListen, want.Insecure, want.Page = "edge-1", "[::]:8080", "", true, "off"
 	want.TrustedProxies, want.Origins = []string{"10.0.0.0/8", "2001:db8::/32"}, []string{"https://chat.example.com"}
+	want.Auth.Issuers, want.Auth.Audiences = []string{"https://id.example.com", "legacy"}, []string{"chat"}
+	want.Auth.Keys, want.Auth.Secrets = []string{"https://id.example.com=/etc/chatgate/id.pem"}, []string{"legacy=/run/secrets/legacy"}
+	want.Auth.KeySets, want.Auth.Leeway = []string{"https://id.example.com=https://id.example.com/jwks.json"}, 5*time.Second
 	want.Redis.URL, want.Redis.Mode, want.Redis.Timeout = "redis://chat:s%2Fecret@r1:7000,r2:7001", "cluster", 500*time.Millisecond
 	want.Limits.ConnectRate, want.Limits.MessageRate = 0, 250
 	want.Limits.DeviceClasses = []string{"phone=1", "desktop=2"}

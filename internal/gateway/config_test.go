@@ -134,6 +134,10 @@ func TestValidateNamesTheSetting(t *testing.T) {
 		"drain":                {func(c *Config) { c.Drain.Window = time.Hour }, "drain.deadline: must be at least"},
 		"frame":                {func(c *Config) { c.Limits.FrameBytes = 100 }, "limits.frame-bytes: must be 1024"},
 		"outbox":               {func(c *Config) { c.Limits.OutboxBytes = c.Limits.FrameBytes }, "limits.outbox-bytes: must be at least"},
+		"issuers alone":        {func(c *Config) { c.Auth.Issuers = []string{"x"} }, "auth.issuers: without keys"},
+		"keys of nobody":       {func(c *Config) { withTokens(c); c.Auth.Issuers = nil }, "auth.issuers: must be set"},
+		"key set by http":      {func(c *Config) { withTokens(c); c.Auth.KeySets = []string{"http://x/"} }, "auth.key-sets: \"http://x/\" must be https"},
+		"no lifetime":          {func(c *Config) { c.Auth.MaxLifetime = 0 }, "auth.max-lifetime: must be > 0"},
 		"redis":                {func(c *Config) { c.Redis.URL = "localhost:6379" }, "redis.url: must begin with"},
 	}
 	for name, c := range cases {
@@ -165,7 +169,7 @@ func TestShownSettingsHideSecretsAndCanBeReadBack(t *testing.T) {
 	if err := c.WriteYAML(&out, nil); err != nil {
 		t.Fatal(err)
 	}
-	if strings.Contains(out.String(), "ecret") || !strings.Contains(out.String(), "chat:"+mask+"@r1") {
+	if strings.Contains(out.String(), "%2Fecret") || strings.Contains(out.String(), "s/ecret") || !strings.Contains(out.String(), "chat:"+mask+"@r1") {
 		t.Errorf("the password is shown, or more is hidden:\n%s", &out)
 	}
 	back := mustParse(t, []string{"GATEWAY_CONFIG=" + configFile(t, out.String())})
@@ -192,16 +196,15 @@ func TestShownSettingsNameTheirPlace(t *testing.T) {
 	}
 }
 
-// A proxy on the same machine can bring in the whole world, which loopback does not show.
-func TestAnonymousUsersBehindAProxyAreWarnedAbout(t *testing.T) {
-	cfg := DefaultConfig()
-	if list := cfg.Warnings(); len(list) != 0 {
-		t.Errorf("the defaults are warned about: %q", list)
-	}
-	cfg.TrustedProxies = []string{"127.0.0.1"}
-	if list := cfg.Warnings(); len(list) != 1 || !strings.Contains(list[0], "behind a proxy") {
+func TestTheDefaultsAreNotWarnedAbout(t *testing.T) {
+	if list := DefaultConfig().Warnings(); len(list) != 0 {
 		t.Errorf("warnings %q", list)
 	}
+}
+
+// withTokens is a configuration whose files nobody opens.
+func withTokens(c *Config) {
+	c.Auth.Issuers, c.Auth.Audiences, c.Auth.Secrets = []string{"https://id.example.com"}, []string{"chat"}, []string{"/run/secret"}
 }
 
 // Only a gateway that nobody beyond this machine reaches lets strangers in unasked.
@@ -220,10 +223,13 @@ func TestAnonymousUsersAndThePageStayOnLoopback(t *testing.T) {
 		"all IPv4":        {"0.0.0.0:8080", nil, false, false},
 		"all IPv6":        {"[::]:8080", nil, false, false},
 		"some name":       {"localhost.example.com:1", nil, false, false},
-		"behind a proxy":  {"127.0.0.1:8080", func(c *Config) { c.TrustedProxies = []string{"127.0.0.1"} }, true, true},
-		"insecure":        {":8080", func(c *Config) { c.Insecure = true }, true, false},
-		"page asked for":  {":8080", func(c *Config) { c.Page = "on" }, false, true},
-		"page off":        {"127.0.0.1:8080", func(c *Config) { c.Page = "off" }, true, false},
+		// A proxy on the same machine can bring in the whole world, which loopback does not show.
+		"behind a proxy": {"127.0.0.1:8080", func(c *Config) { c.TrustedProxies = []string{"127.0.0.1"} }, false, true},
+		"and insecure":   {"127.0.0.1:8080", func(c *Config) { c.TrustedProxies, c.Insecure = []string{"127.0.0.1"}, true }, true, true},
+		"beside tokens":  {"127.0.0.1:8080", withTokens, false, true},
+		"insecure":       {":8080", func(c *Config) { c.Insecure = true }, true, false},
+		"page asked for": {":8080", func(c *Config) { c.Page = "on" }, false, true},
+		"page off":       {"127.0.0.1:8080", func(c *Config) { c.Page = "off" }, true, false},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -238,7 +244,8 @@ func TestAnonymousUsersAndThePageStayOnLoopback(t *testing.T) {
 			if cfg.Anonymous() != c.anonymous || cfg.PageOn() != c.page {
 				t.Errorf("anonymous %v, page %v", cfg.Anonymous(), cfg.PageOn())
 			}
-			if warned := strings.Contains(strings.Join(cfg.Warnings(), " "), "nobody can register"); warned == c.anonymous {
+			nobody := !c.anonymous && !cfg.Auth.Enabled()
+			if warned := strings.Contains(strings.Join(cfg.Warnings(), " "), "nobody can register"); warned != nobody {
 				t.Errorf("warnings %q", cfg.Warnings())
 			}
 		})

@@ -20,7 +20,7 @@ func RunDev(ctx context.Context, cfg Config, nodes int, log *slog.Logger) error 
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	if !cfg.Anonymous() {
+	if !cfg.Insecure && !onLoopback(cfg.Listen) {
 		return errors.New("listen: dev is for this machine; to listen beyond loopback say --insecure")
 	}
 	gateways, release, err := devGateways(cfg, nodes, log)

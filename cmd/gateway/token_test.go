@@ -1,0 +1,111 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func tokenFile(t *testing.T, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+const longSecret = "a secret of more than thirty-two bytes\n"
+
+// runs is the command, of which it wants the exit code and a part of what it says.
+func runs(t *testing.T, code int, stderr string, args ...string) (stdout string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	got := run(args, nil, &out, &errs)
+	if got != code || !strings.Contains(errs.String(), stderr) || stderr == "" && errs.Len() > 0 {
+		t.Errorf("%q: code %d, want %d, and %q in\n%s", args, got, code, stderr, &errs)
+	}
+	return out.String()
+}
+
+func TestATokenIsMadeAndVerified(t *testing.T) {
+	secret := tokenFile(t, "secret", longSecret)
+	other := tokenFile(t, "other", "b"+longSecret)
+	settings := []string{"--auth.issuers=https://id", "--auth.audiences=chat", "--auth.secrets=" + secret}
+	with := func(command []string, more ...string) []string { return append(append(command, settings...), more...) }
+	gen := func(more ...string) string {
+		return runs(t, 0, "", with([]string{"token", "gen", "--key=" + secret, "--user=alice"}, more...)...)
+	}
+	verify := func(code int, stderr, token string) string {
+		return runs(t, code, stderr, with([]string{"token", "verify", tokenFile(t, "token", token)})...)
+	}
+	token := gen("--id=t-1", "--ttl=90s", `--claims={"rooms":["lobby"],"meta":{"a":1},"sub":"mallory"}`)
+	if strings.Count(token, ".") != 2 || !strings.HasSuffix(token, "\n") || strings.Count(token, "\n") != 1 {
+		t.Errorf("printed %q", token)
+	}
+	var shown struct {
+		User, TokenID       string
+		IssuedAt, ExpiresAt time.Time
+		Meta                map[string]int
+		Allows              struct{ Rooms []string }
+	}
+	if err := json.Unmarshal([]byte(verify(0, "", token)), &shown); err != nil {
+		t.Fatal(err)
+	}
+	if shown.User != "alice" || shown.TokenID != "t-1" || shown.ExpiresAt.Sub(shown.IssuedAt) != 90*time.Second ||
+		shown.Meta["a"] != 1 || len(shown.Allows.Rooms) != 1 {
+		t.Errorf("verified as %+v", shown)
+	}
+	if gen() == gen() {
+		t.Error("two tokens have one id")
+	}
+
+	verify(1, "gateway: token refused: signature\n", token[:len(token)-12]+"\n")
+	verify(1, "gateway: token refused: malformed", "")
+	verify(1, "gateway: token refused: too_large", strings.Repeat("a", 1<<20))
+	verify(1, "gateway: token refused: audience", gen("--aud=shop"))
+	verify(1, "gateway: token refused: issuer", gen("--iss=https://other"))
+	verify(1, "gateway: token refused: subject", gen("--user=a\x01b"))
+	runs(t, 2, "no such file", with([]string{"token", "verify", "/nowhere/at.all"})...)
+	runs(t, 2, "nothing to verify a token with", "token", "verify", secret)
+	runs(t, 2, "auth.secrets: open /nowhere", "token", "verify", secret, settings[0], settings[1], "--auth.secrets=/nowhere")
+	runs(t, 1, "token refused: signature", "token", "verify", tokenFile(t, "token", token), settings[0], settings[1], "--auth.secrets="+other)
+
+	runs(t, 0, "lives longer than", with([]string{"token", "gen", "--key=" + secret, "--user=a", "--ttl=25h"})...)
+	runs(t, 2, "--claims: must be a JSON object", with([]string{"token", "gen", "--key=" + secret, "--user=a", "--claims=[]"})...)
+	runs(t, 2, "--claims: the token would be", with([]string{"token", "gen", "--key=" + secret, "--user=a", `--claims={"x":"` + strings.Repeat("x", 9000) + `"}`})...)
+	runs(t, 2, "--iss: is needed", "token", "gen", "--key="+secret, "--user=a")
+	runs(t, 2, "--aud: is needed", "token", "gen", "--key="+secret, "--user=a", "--iss=x")
+	runs(t, 2, "--ttl: must be", with([]string{"token", "gen", "--key=" + secret, "--user=a", "--ttl=1ms"})...)
+	runs(t, 2, "want at least 32", with([]string{"token", "gen", "--key=" + tokenFile(t, "short", "short"), "--user=a"})...)
+	runs(t, 2, "missing flags: --key", with([]string{"token", "gen", "--user=a"})...)
+}
+
+// A token is as good as a password: it can be given where nobody else sees it.
+func TestATokenIsReadFromStandardInput(t *testing.T) {
+	secret := tokenFile(t, "secret", longSecret)
+	token := runs(t, 0, "", "token", "gen", "--key="+secret, "--user=alice", "--iss=x", "--aud=chat")
+	for _, arg := range [][]string{nil, {"-"}} {
+		cmd := exec.Command(os.Args[0], append([]string{"token", "verify", "--auth.issuers=x", "--auth.audiences=chat", "--auth.secrets=" + secret}, arg...)...)
+		cmd.Env, cmd.Stdin = []string{asCommand + "=1"}, strings.NewReader(token)
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), `"user": "alice"`) {
+			t.Errorf("%v: %s", err, out)
+		}
+	}
+}
+
+// Where a key set can't be had nobody knows whether the token is good, which is another exit code than a bad one's.
+func TestATokenThatCanNotBeJudgedHasItsOwnExitCode(t *testing.T) {
+	s := httptest.NewServer(http.NotFoundHandler())
+	defer s.Close()
+	token := "eyJhbGciOiJFUzI1NiIsImtpZCI6ImsifQ.e30." + strings.Repeat("A", 86)
+	runs(t, 3, "gateway: auth: can't judge tokens now", "token", "verify", tokenFile(t, "token", token),
+		"--auth.issuers=x", "--auth.audiences=chat", "--auth.key-sets="+s.URL)
+}
