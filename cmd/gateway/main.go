@@ -168,6 +168,8 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.Is(err, gateway.ErrConfig):
+		return exitUsage
 	case errors.Is(err, gateway.ErrDependency):
 		return exitDependency
 	case errors.Is(err, gateway.ErrDrainDeadline):

@@ -19,6 +19,7 @@ type Identity struct {
 	Device protocol.DeviceID
 	Meta   []byte // the JSON object given at register; nil: none
 	Entry  any    // what the package that reads the frames keeps for it; not looked at here
+	Token  any    // the same, about the token that was shown; nil: none was
 }
 
 // Connection is one WebSocket. Its methods may be called from any goroutine unless they say otherwise.
@@ -64,6 +65,7 @@ type Connection struct {
 	pingSent     atomic.Int64 // 0: no ping is unanswered
 	messageBegan atomic.Int64 // 0: between messages
 	registerFrom atomic.Int64 // RegisterTimeout runs from here
+	expires      atomic.Int64 // what was shown to be let in is good until here; 0: for good
 
 	// Guarded by mu: the outbox. A field of this group is never held across a write.
 	mu        sync.Mutex
@@ -94,7 +96,8 @@ func (c *Connection) RemoteAddr() string { return c.remote }
 // Since is when the connection was upgraded.
 func (c *Connection) Since() time.Time { return timeOf(c.since) }
 
-// Identify says who the connection belongs to. The reader calls it once, before Manager.Identify.
+// Identify says who the connection belongs to. The reader calls it before Manager.Identify, and again only when the same user shows a
+// new token.
 func (c *Connection) Identify(id Identity) { c.identity.Store(&id) }
 
 // Identity is who the connection belongs to; false before Identify.
@@ -125,6 +128,9 @@ func (c *Connection) closing() bool { return c.cause.Load() != nil }
 
 // ResetRegisterTimeout starts RegisterTimeout anew, for a register that was refused through no fault of the client.
 func (c *Connection) ResetRegisterTimeout() { c.registerFrom.Store(c.cfg.now()) }
+
+// ExpireAt has the connection closed (KindTokenExpired) by the first sweep after t, so within a second.
+func (c *Connection) ExpireAt(t time.Time) { c.expires.Store(max(1, c.cfg.now()+int64(time.Until(t)))) }
 
 // LogValue names the connection in logs: never what it carries.
 func (c *Connection) LogValue() slog.Value {

@@ -85,6 +85,9 @@ func (c *Connection) judge(now instant) (end Kind, ping bool) {
 	if passed(now, c.since, cfg.MaxAge) {
 		return KindMaxAge, false
 	}
+	if at := c.expires.Load(); at != 0 && now >= at {
+		return KindTokenExpired, false
+	}
 	if c.busy.Load() || c.waiting.Load() {
 		return KindUnknown, false // nobody listens to it: its silence is ours
 	}

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"chatgate/internal/auth"
 	"chatgate/internal/connection"
 	"chatgate/internal/handler"
 	"chatgate/internal/history"
@@ -24,6 +25,9 @@ import (
 
 // ErrDrainDeadline says that the gateway ended with connections or work left.
 var ErrDrainDeadline = errors.New("drain deadline passed")
+
+// ErrConfig says that what a setting names, a file with keys, is not what it should be.
+var ErrConfig = errors.New("configuration")
 
 // Gateway is one gateway of the cluster.
 type Gateway struct {
@@ -39,6 +43,8 @@ type Gateway struct {
 	history   *history.Reader
 	router    *router.Router
 	admission *handler.Admission
+	tokens    *auth.Verifier    // nil: none are taken
+	revoked   *auth.Revocations // nil with tokens
 	handler   *handler.Handler
 	public    net.Listener
 	internal  net.Listener // nil when there is none
@@ -146,12 +152,16 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	if err != nil {
 		return nil, err
 	}
+	if err := g.takeTokens(); err != nil {
+		return nil, err
+	}
 	g.admission = handler.NewAdmission(handler.AdmissionConfig{
 		ConnectRate: cfg.Limits.ConnectRate, ConnectRatePerIP: cfg.Limits.ConnectRatePerIP,
 		MaxConnections: cfg.Limits.MaxConnections.Number(OpenFileLimit(), 1), TrustedProxies: proxies,
 	})
 	g.handler = handler.New(handler.Config{
-		Gateway: id, Log: log, Anonymous: cfg.Anonymous(), Origins: origins,
+		Gateway: id, Log: log, Anonymous: cfg.Anonymous(), AnonymousForwarded: cfg.Insecure, Origins: origins,
+		Tokens: g.tokens, Revocations: g.revoked,
 		HeartbeatInterval: cfg.Heartbeat.Interval, PresenceTTL: cfg.Heartbeat.PresenceTTL,
 		MaxFrameBytes: int64(cfg.Limits.FrameBytes), MessageRate: cfg.Limits.MessageRate,
 		MaxRooms: cfg.Limits.RoomsPerConnection, OpenRooms: cfg.Limits.OpenRooms, Classes: classNames(pc.Classes), MaxWatches: cfg.Limits.WatchesPerConnection,
@@ -222,6 +232,13 @@ func (g *Gateway) Run(ctx context.Context) error {
 	start("presence", g.registry.Run)
 	start("router", g.router.Run)
 	start("connections", g.manager.Run)
+	if g.tokens != nil {
+		start("tokens", g.tokens.Run)
+		start("revocations", g.revoked.Run)
+	}
+	if g.cfg.Insecure {
+		parts.Go(func() { remind(life, g.log, warnInsecure) })
+	}
 	start("cursors", g.handler.Run)
 	start("public listener", serveHTTP(g.public, g.publicMux(), g.log))
 	if g.internal != nil {

@@ -95,6 +95,16 @@ func (p Proxies) walk(peer netip.Addr, lines []string) netip.Addr {
 	return client
 }
 
+// forwarded reports whether a proxy has had its hands on the request, as far as one says so.
+func forwarded(r *http.Request) bool {
+	for _, name := range [...]string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip"} {
+		if len(r.Header[name]) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // lastEntry cuts the last comma-separated entry off line.
 func lastEntry(line string) (entry, rest string, more bool) {
 	if i := strings.LastIndexByte(line, ','); i >= 0 {

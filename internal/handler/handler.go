@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/gorilla/websocket"
 
+	"chatgate/internal/auth"
 	"chatgate/internal/connection"
 	"chatgate/internal/history"
 	"chatgate/internal/presence"
@@ -23,9 +24,14 @@ type Config struct {
 	Gateway protocol.GatewayID
 	Log     *slog.Logger
 
-	// Anonymous lets users in who show no token.
-	Anonymous bool
-	Origins   Origins
+	// Anonymous lets users in who show no token. Where a proxy has left its headers on
+	// the handshake they are not, unless AnonymousForwarded: behind it may be anybody.
+	Anonymous, AnonymousForwarded bool
+	// Tokens says whose a token is. nil: none are taken.
+	Tokens *auth.Verifier
+	// Revocations knows which of them are revoked; nil only with Tokens.
+	Revocations *auth.Revocations
+	Origins     Origins
 
 	// HeartbeatInterval and PresenceTTL are told to clients; a frame of any kind
 	// refreshes presence when the last refresh is older than the interval.
@@ -118,7 +124,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.sessions.Add(1)
-	s := &session{handler: h, conn: c}
+	s := &session{handler: h, conn: c, anonymous: h.cfg.Anonymous && (h.cfg.AnonymousForwarded || !forwarded(r))}
 	if err := h.manager.Add(c); err != nil {
 		c.Close(connection.Cause{Kind: connection.KindDraining})
 	}

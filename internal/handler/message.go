@@ -60,6 +60,10 @@ func (s *session) message(f *protocol.Frame) {
 // the operator says so.
 func (s *session) roomToTell(f *protocol.Frame) (protocol.Address, bool) {
 	if s.handler.cfg.OpenRooms && s.rooms[protocol.RoomID(f.Room)] == nil {
+		if !s.grant().AllowsRoom(protocol.RoomID(f.Room)) {
+			s.forbid(f.ID, "room: the token does not allow it")
+			return "", false
+		}
 		return protocol.RoomAddress(protocol.RoomID(f.Room)), true
 	}
 	return s.addressed(f)

@@ -17,7 +17,7 @@ const (
 
 // presence answers with what is known of users now.
 func (s *session) presence(f *protocol.Frame) {
-	if !s.allow(f, 1+len(f.Users)/usersPerMessage) {
+	if !s.allow(f, 1+len(f.Users)/usersPerMessage) || !s.mayWatch(f) {
 		return
 	}
 	for rest := f.Users; len(rest) > 0; {

@@ -19,22 +19,28 @@ func (s *session) register(f *protocol.Frame) {
 	case s.registered:
 		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeAlreadyRegistered, Message: "registered already"})
 		return
-	case !h.cfg.Anonymous || f.UserID == nil:
-		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeUnauthorized, Message: "anonymous users are not let in here"})
-		s.conn.Close(connection.Cause{Kind: connection.KindUnauthorized})
+	case !s.admit(f):
 		return
 	case len(h.cfg.Classes) > 0 && !slices.Contains(h.cfg.Classes, string(f.Class)):
 		s.refuse(&protocol.ReplyError{
 			ID: string(f.ID), Code: protocol.CodeBadRequest, Message: "deviceClass: must be one of " + strings.Join(h.cfg.Classes, ", "),
 		})
 		return
+	}
+	user, meta := protocol.UserID(f.UserID), string(f.Meta)
+	if s.token != nil {
+		if user = s.token.User; s.token.Meta != "" {
+			meta = s.token.Meta
+		}
+	}
+	switch {
 	case s.entry == nil:
 		s.entry = &presence.Entry{
-			Conn: s.conn.ID(), User: protocol.UserID(f.UserID), Device: protocol.DeviceID(f.DeviceID), Class: protocol.ClassID(f.Class),
-			Meta: string(f.Meta), Since: s.conn.Since().UnixMilli(),
+			Conn: s.conn.ID(), User: user, Device: protocol.DeviceID(f.DeviceID), Class: protocol.ClassID(f.Class),
+			Meta: meta, Since: s.conn.Since().UnixMilli(),
 		}
 		s.stay = h.router.Attach(protocol.UserAddress(s.entry.User), s.conn)
-	case string(s.entry.User) != string(f.UserID):
+	case s.entry.User != user:
 		// The registry may hold an entry of the first attempt.
 		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeForbidden, Message: "userId: differs from the first register"})
 		return
@@ -68,15 +74,14 @@ func (s *session) register(f *protocol.Frame) {
 	}
 	open := &own.opening
 	s.registered, s.refreshed = true, time.Now()
-	s.conn.Identify(connection.Identity{
-		User: s.entry.User, Device: s.entry.Device, Meta: append([]byte(nil), f.Meta...), Entry: s.entry,
-	})
+	s.identify()
 	h.manager.Identify(s.conn)
+	s.endIfRevoked()
 	frames := [][]byte{protocol.AppendRegistered(make([]byte, 0, registeredBytes), &protocol.Registered{
 		UserID: s.entry.User, ConnID: s.conn.ID(), GatewayID: h.cfg.Gateway,
 		Epoch: open.at.Epoch, Offset: open.at.Offset, First: open.first, Top: open.top, Recovered: len(open.gaps) == 0,
 		HeartbeatIntervalMs: h.cfg.HeartbeatInterval.Milliseconds(), PresenceTTLMs: h.cfg.PresenceTTL.Milliseconds(),
-		MaxFrameBytes: h.cfg.MaxFrameBytes, ServerTime: s.refreshed.UnixMilli(),
+		MaxFrameBytes: h.cfg.MaxFrameBytes, ServerTime: s.refreshed.UnixMilli(), ExpiresAt: s.expiresAt(),
 	})}
 	for i := range open.gaps {
 		frames = append(frames, protocol.AppendGap(nil, &open.gaps[i]))

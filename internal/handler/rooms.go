@@ -22,7 +22,7 @@ func (s *session) join(f *protocol.Frame) {
 // enter joins rooms, all with a handful of calls to Redis, and answers for each. The id is of the join; a register has none. A room
 // that can't be entered now is answered unavailable, and who was in it before still is.
 func (s *session) enter(id []byte, rooms []protocol.RoomResume) {
-	rooms = s.withinLimit(id, rooms)
+	rooms = s.withinLimit(id, s.permitted(id, rooms))
 	if len(rooms) == 0 {
 		return
 	}
@@ -75,12 +75,13 @@ func (s *session) enter(id []byte, rooms []protocol.RoomResume) {
 
 // withinLimit returns the rooms that a connection may still enter, and refuses what is beyond.
 func (s *session) withinLimit(id []byte, rooms []protocol.RoomResume) []protocol.RoomResume {
-	most, n := s.handler.cfg.MaxRooms, len(s.rooms)
+	most, limited := s.grant().MaxRooms(s.handler.cfg.MaxRooms)
+	n := len(s.rooms)
 	for i := range rooms {
 		if s.rooms[protocol.RoomID(rooms[i].Room)] != nil {
 			continue
 		}
-		if n++; most > 0 && n > most {
+		if n++; limited && n > most {
 			s.refuse(&protocol.ReplyError{ID: string(id), Code: protocol.CodeLimited, Message: "too many rooms", Limit: "rooms-per-connection"})
 			return rooms[:i]
 		}

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"chatgate/internal/auth"
 	"chatgate/internal/connection"
 	"chatgate/internal/presence"
 	"chatgate/internal/protocol"
@@ -19,6 +20,9 @@ type session struct {
 	handler *Handler
 	conn    *connection.Connection
 
+	anonymous  bool            // may register without a token
+	token      *auth.Identity  // nil: none was shown
+	renewed    time.Time       // when the last one was looked at, after register
 	entry      *presence.Entry // nil before the first register
 	stay       *router.Stay    // in the user's own address; nil before the first register
 	rooms      map[protocol.RoomID]*router.Stay
@@ -69,6 +73,8 @@ func (s *session) handle(data []byte) {
 		s.watch(f)
 	case protocol.TypeUnwatch:
 		s.unwatch(f)
+	case protocol.TypeRefresh:
+		s.renew(f)
 	default:
 		s.refuse(&protocol.ReplyError{
 			ID: string(f.ID), Code: protocol.CodeUnknownType, Message: f.Type.String() + ": not served by this gateway",
@@ -115,9 +121,13 @@ func (s *session) refresh(now bool) {
 // rate, or refuses it. A frame is let in when one message would be, and what it
 // costs beyond the burst is owed by those that follow.
 func (s *session) allow(f *protocol.Frame, n int) bool {
-	r := s.handler.cfg.MessageRate
-	if r <= 0 {
+	r, limited := s.grant().MessageRate(s.handler.cfg.MessageRate)
+	switch {
+	case !limited:
 		return true
+	case r == 0:
+		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeForbidden, Message: "the token allows no messages", Limit: "message-rate"})
+		return false
 	}
 	if s.limiter == nil {
 		s.limiter = rate.NewLimiter(rate.Limit(r), r)

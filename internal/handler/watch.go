@@ -14,7 +14,7 @@ import (
 // watch answers with the states of users now, and has their changes told. All of them are watched, or none that was not before: an answer
 // for some could not say for which.
 func (s *session) watch(f *protocol.Frame) {
-	if !s.allow(f, 1+len(f.Users)/usersPerMessage) {
+	if !s.allow(f, 1+len(f.Users)/usersPerMessage) || !s.mayWatch(f) {
 		return
 	}
 	h := s.handler
@@ -26,7 +26,7 @@ func (s *session) watch(f *protocol.Frame) {
 			fresh = append(fresh, all[i])
 		}
 	}
-	if h.cfg.MaxWatches > 0 && len(s.watches)+len(fresh) > h.cfg.MaxWatches {
+	if most, limited := s.grant().MaxWatches(h.cfg.MaxWatches); limited && len(s.watches)+len(fresh) > most {
 		s.refuse(&protocol.ReplyError{
 			ID: string(f.ID), Code: protocol.CodeLimited, Message: "too many users watched", Limit: "watches-per-connection",
 		})

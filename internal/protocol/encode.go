@@ -55,6 +55,18 @@ func AppendRegistered(dst []byte, r *Registered) []byte {
 	return append(dst, '}')
 }
 
+// AppendRefreshed encodes the answer to refresh. expiresAt is in ms since 1970.
+func AppendRefreshed(dst, id []byte, expiresAt int64) []byte {
+	dst = append(dst, `{"type":"refreshed"`...)
+	if id != nil {
+		dst = append(dst, `,"id":`...)
+		dst = appendString(dst, id)
+	}
+	dst = append(dst, `,"expiresAt":`...)
+	dst = strconv.AppendInt(dst, expiresAt, 10)
+	return append(dst, '}')
+}
+
 // AppendHeartbeat encodes the answer to a heartbeat. Degraded: the gateway answers from memory, what it needs is away.
 func AppendHeartbeat(dst []byte, serverTime int64, degraded bool) []byte {
 	dst = append(dst, `{"type":"heartbeat","serverTime":`...)
