@@ -49,7 +49,8 @@ type cli struct {
 	Token struct {
 		Gen    genCommand    `cmd:"" help:"Make a token and print it, for trying out and for tests."`
 		Verify verifyCommand `cmd:"" help:"Say whose token this is and what it allows, or why it is refused. Revocations are not looked at."`
-	} `cmd:"" help:"Make tokens, and look at them."`
+		Revoke revokeCommand `cmd:"" help:"Make tokens bad before their time, on every gateway. Needs redis.url, and the same auth settings as they have."`
+	} `cmd:"" help:"Make tokens, look at them, revoke them."`
 }
 
 // BeforeResolve is kong's hook between reading the command line and asking elsewhere for what it doesn't give.
@@ -98,6 +99,8 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 		return c.Token.Gen.run(c.Settings.Auth, stdout, stderr)
 	case "token verify", "token verify <file>":
 		return c.Token.Verify.run(c.Settings.Auth, os.Stdin, stdout, stderr)
+	case "token revoke":
+		return c.Token.Revoke.run(c.Settings, stdout, stderr)
 	case "dev":
 		if c.Dev.Nodes < 1 || c.Dev.Nodes > 16 {
 			return complain(stderr, exitUsage, errors.New("--nodes: must be 1 to 16"))

@@ -15,6 +15,7 @@ import (
 
 	"chatgate/internal/auth"
 	"chatgate/internal/gateway"
+	"chatgate/internal/protocol"
 )
 
 // genCommand makes a token. What is secret comes from files: a command line is seen by everyone on the machine.
@@ -142,4 +143,26 @@ func (c *verifyCommand) read(stdin io.Reader) (string, error) {
 	}
 	data, err := io.ReadAll(io.LimitReader(stdin, auth.MaxTokenBytes+3))
 	return strings.TrimRight(string(data), "\r\n"), err
+}
+
+// revokeCommand makes tokens bad before their time.
+type revokeCommand struct {
+	User   string    `xor:"what" required:"" placeholder:"USER" help:"The tokens of this user issued so far."`
+	ID     string    `xor:"what" required:"" placeholder:"ID" help:"The token with this id (jti)."`
+	All    bool      `xor:"what" required:"" help:"Everybody's tokens issued so far."`
+	Before time.Time `placeholder:"TIME" help:"Only those issued up to this moment, such as 2026-11-25T17:00:00Z. Without it: now."`
+}
+
+func (c *revokeCommand) run(cfg gateway.Config, stdout, stderr io.Writer) int {
+	if cfg.Redis.Embedded() {
+		return complain(stderr, exitUsage, errors.New("redis.url: is empty, and an embedded Redis can't be reached from here"))
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), verifyTimeout)
+	defer cancel()
+	err := gateway.Revoke(ctx, cfg, newLogger(cfg.Log, stderr), auth.Revocation{User: protocol.UserID(c.User), TokenID: c.ID, All: c.All, Before: c.Before})
+	if err != nil {
+		return complain(stderr, exitCode(err), err)
+	}
+	fmt.Fprintln(stdout, "revoked")
+	return exitOK
 }

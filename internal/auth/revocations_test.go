@@ -216,12 +216,17 @@ func TestTooManyRevocationsAreRefused(t *testing.T) {
 		if err := l.Revoke(context.Background(), Revocation{TokenID: "x"}); !errors.Is(err, ErrFull) {
 			t.Errorf("a fourth: %v", err)
 		}
+		// The way out of it is always open.
+		l.revoke(t, Revocation{All: true, Before: time.Unix(1, 0)})
+		if n := entries(t, r, l); n != 4 {
+			t.Errorf("%d entries, want everybody as well", n)
+		}
 		// Those that are over make room.
 		if err := l.enter(context.Background(), []any{"u:a", 1, 1, "u:b", 1, 1}); err != nil {
 			t.Fatal(err)
 		}
 		ctx := context.Background()
-		r.Client().HSet(ctx, l.keys()[0], "u:b", "1 1 99")
+		r.Client().HSet(ctx, l.keys()[0], "u:b", "1 1 99", "u:c", "1 1 99")
 		l.revoke(t, Revocation{TokenID: "x"})
 		if n := entries(t, r, l); n != 3 || r.Client().HExists(ctx, l.keys()[0], "u:b").Val() {
 			t.Errorf("%d entries, and the one that was over is there: %v", n, r.Client().HExists(ctx, l.keys()[0], "u:b").Val())

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -49,4 +50,19 @@ func remind(ctx context.Context, log *slog.Logger, warning string) {
 			log.Warn(warning)
 		}
 	}
+}
+
+// Revoke makes tokens bad before their time, on all gateways that share this configuration's Redis and tokens. The error is
+// ErrDependency when Redis can't be asked, else what is wrong with one of the list.
+func Revoke(ctx context.Context, cfg Config, log *slog.Logger, list ...auth.Revocation) error {
+	b, err := connect(ctx, cfg.Redis, log)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = b.close() }()
+	err = auth.NewRevocations(b.client, cfg.revocations(b.layout, log)).Revoke(ctx, list...)
+	if errors.Is(err, auth.ErrUnavailable) {
+		return fmt.Errorf("%w: %w", ErrDependency, err)
+	}
+	return err
 }

@@ -54,7 +54,8 @@ var fromGateway = map[string][]byte{
 	"joined-register": AppendJoined(nil, &Joined{
 		Room: "news", Epoch: "Lw4sX9pD2c", Offset: 17, First: 1, Top: 17, Recovered: true,
 	}),
-	"left": AppendLeft(nil, []byte("l-1"), "lobby"),
+	"refreshed": AppendRefreshed(nil, []byte("t-1"), 1795312800000),
+	"left":      AppendLeft(nil, []byte("l-1"), "lobby"),
 	"gap": AppendGap(nil, &Gap{
 		Epoch: "9fK2mQx7aZ", From: 42, Reason: GapHistory, Next: Position{Epoch: "Tz5uN8eWq1", Offset: 41},
 	}),

@@ -4,7 +4,7 @@
 -- ARGV  1 TTL ms  2 most entries there may be  3 epoch, in case there is none yet,
 --       then for each: its name  before (s; '' is now)  end (ms; '' is now + TTL)
 -- Returns { how many changed }, or { -1 } when there is no room for all of them and
---   nothing was done.
+--   nothing was done. For 'a:' (everybody) alone there is always room.
 -- rev is a hash: name -> "before end number"; the field ' ' (which is no name)
 -- holds "epoch number", the number of the last change. revs is a sorted set of the
 -- names by the number of their last change, so that a reader asks for what is new.
@@ -34,7 +34,7 @@ end
 for i = 1, #gone do
   if seen[gone[i]] then fresh = fresh + 1 end
 end
-if redis.call('ZCARD', KEYS[2]) - #gone + fresh > most then return { -1 } end
+if fresh > 0 and redis.call('ZCARD', KEYS[2]) - #gone + fresh > most and not (seen['a:'] and #ARGV == 6) then return { -1 } end
 
 for i = 1, #gone do
   redis.call('ZREM', KEYS[2], gone[i])
