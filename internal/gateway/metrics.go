@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"chatgate/internal/auth"
 	"chatgate/internal/connection"
 	"chatgate/internal/handler"
 	"chatgate/internal/presence"
@@ -29,6 +30,8 @@ type figures struct {
 	handler   handler.Stats
 	admission handler.AdmissionStats
 	strays    uint64 // connections to Redis
+	tokens    auth.Stats
+	revoked   auth.RevocationStats
 }
 
 type metric struct {
@@ -88,6 +91,13 @@ var metrics = []metric{
 	counter("presence_reaped_total", "Entries of dead gateways removed by this one.", func(f *figures) float64 { return float64(f.presence.Reaped) }),
 	counter("presence_verdicts_total", "Local connections the registry wanted closed.", func(f *figures) float64 { return float64(f.presence.Verdicts) }),
 	counter("presence_failed_calls_total", "Registry calls that Redis did not answer.", func(f *figures) float64 { return float64(f.presence.Failed) }),
+	counter("tokens_accepted_total", "Tokens that were good, at register and refresh.", func(f *figures) float64 { return float64(f.tokens.Accepted) }),
+	counter("tokens_unjudged_total", "Tokens whose key could not be fetched when they were shown.", func(f *figures) float64 { return float64(f.tokens.Unavailable) }),
+	gauge("token_keys", "Keys that tokens are verified with.", func(f *figures) float64 { return float64(f.tokens.Keys) }),
+	counter("key_set_fetches_total", "Key sets fetched.", func(f *figures) float64 { return float64(f.tokens.Fetched) }),
+	counter("key_set_failed_fetches_total", "Fetches of key sets that failed; the keys from before stay.", func(f *figures) float64 { return float64(f.tokens.FetchFailed) }),
+	gauge("revocations", "Revocations known here.", func(f *figures) float64 { return float64(f.revoked.Held) }),
+	counter("revocation_failed_reads_total", "Times the revocations could not be read.", func(f *figures) float64 { return float64(f.revoked.Failed) }),
 	counter("foreign_origins_total", "Handshakes refused for their Origin.", func(f *figures) float64 { return float64(f.handler.ForeignOrigins) }),
 	counter("failed_upgrades_total", "Requests to /ws that were no valid handshake.", func(f *figures) float64 { return float64(f.handler.FailedUpgrades) }),
 }
@@ -96,6 +106,7 @@ var (
 	messagesDesc = prometheus.NewDesc("gateway_messages_total", "Messages sent by clients of this gateway, by what became of them.", []string{"status"}, nil)
 	endsDesc     = prometheus.NewDesc("gateway_connections_ended_total", "Connections ended, by cause.", []string{"cause"}, nil)
 	rejectedDesc = prometheus.NewDesc("gateway_rejected_handshakes_total", "Handshakes refused before the upgrade, by reason.", []string{"reason"}, nil)
+	refusedDesc  = prometheus.NewDesc("gateway_tokens_refused_total", "Tokens refused, by reason.", []string{"reason"}, nil)
 	errorsDesc   = prometheus.NewDesc("gateway_error_frames_total", "Error frames sent to clients, by code.", []string{"code"}, nil)
 )
 
@@ -104,7 +115,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, m := range metrics {
 		ch <- m.desc
 	}
-	for _, d := range []*prometheus.Desc{messagesDesc, endsDesc, rejectedDesc, errorsDesc} {
+	for _, d := range []*prometheus.Desc{messagesDesc, endsDesc, rejectedDesc, refusedDesc, errorsDesc} {
 		ch <- d
 	}
 }
@@ -112,7 +123,10 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	g := c.g
-	f := figures{g.manager.Stats(), g.router.Stats(), g.registry.Stats(), g.handler.Stats(), g.admission.Stats(), g.backend.strays()}
+	f := figures{g.manager.Stats(), g.router.Stats(), g.registry.Stats(), g.handler.Stats(), g.admission.Stats(), g.backend.strays(), auth.Stats{}, auth.RevocationStats{}}
+	if g.tokens != nil {
+		f.tokens, f.revoked = g.tokens.Stats(), g.revoked.Stats()
+	}
 	for _, m := range metrics {
 		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(&f))
 	}
@@ -131,6 +145,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for reason, n := range f.admission.Rejected {
 		labelled(rejectedDesc, string(reason), n)
+	}
+	for reason, n := range f.tokens.Refused {
+		labelled(refusedDesc, string(reason), n)
 	}
 	for code, n := range f.handler.Errors {
 		labelled(errorsDesc, string(code), n)

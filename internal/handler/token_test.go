@@ -381,3 +381,20 @@ func TestRevocationClosesConnectionsOnEveryGateway(t *testing.T) {
 	spared[0].wantEnd(protocol.CloseRevoked)
 	spared[2].wantEnd(protocol.CloseRevoked)
 }
+
+// The word comes while alice is being entered: too late for what is checked before, too early for her to be found.
+func TestWhoIsRevokedWhileRegisteringIsClosed(t *testing.T) {
+	x := guard(t, gatewaytest.Shared(t, gatewaytest.Embedded), func(s *settings) { s.handler.RegisterWait, s.registry.Timeout = patience, patience })
+	token := x.token("alice", time.Hour)
+	release := x.general.hold("alice")
+	c := x.open()
+	c.say(`{"type":"register","token":"` + token + `"}`)
+	eventually(t, "the register waits", x.general.holds)
+	if err := x.revocations.Revoke(context.Background(), auth.Revocation{User: "alice"}); err != nil {
+		t.Fatal(err)
+	}
+	alice := auth.Identity{User: "alice", IssuedAt: time.Now().Unix() - 1}
+	eventually(t, "the revocation is known", func() bool { return x.revocations.Hits(&alice) })
+	release()
+	c.wantEnd(protocol.CloseRevoked)
+}
