@@ -63,7 +63,7 @@ func TestATokenIsMadeAndVerified(t *testing.T) {
 		shown.Meta["a"] != 1 || len(shown.Allows.Rooms) != 1 {
 		t.Errorf("verified as %+v", shown)
 	}
-	if gen() == gen() {
+	if one, two := gen(), gen(); one == two {
 		t.Error("two tokens have one id")
 	}
 
@@ -108,4 +108,25 @@ func TestATokenThatCanNotBeJudgedHasItsOwnExitCode(t *testing.T) {
 	token := "eyJhbGciOiJFUzI1NiIsImtpZCI6ImsifQ.e30." + strings.Repeat("A", 86)
 	runs(t, 3, "gateway: auth: can't judge tokens now", "token", "verify", tokenFile(t, "token", token),
 		"--auth.issuers=x", "--auth.audiences=chat", "--auth.key-sets="+s.URL)
+}
+
+// What is to be revoked is said exactly, and a Redis that can't be had is its own exit code. That it works is seen on real gateways.
+func TestRevokingWantsToKnowWhatAndWhere(t *testing.T) {
+	const redis = "--redis.url=redis://127.0.0.1:1"
+	for name, c := range map[string]struct {
+		code   int
+		stderr string
+		args   []string
+	}{
+		"nothing":     {2, "missing flags", []string{redis}},
+		"two things":  {2, "can't be used together", []string{redis, "--user=a", "--id=b"}},
+		"no Redis":    {2, "redis.url: is empty", []string{"--user=a"}},
+		"no time":     {2, "--before", []string{redis, "--user=a", "--before=yesterday"}},
+		"Redis away":  {3, "gateway: dependency missing", []string{redis, "--all", "--before=2026-11-25T17:00:00Z"}},
+		"Redis, user": {3, "gateway: dependency missing", []string{redis, "--user=a"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			runs(t, c.code, c.stderr, append([]string{"token", "revoke"}, c.args...)...)
+		})
+	}
 }

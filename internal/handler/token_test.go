@@ -210,8 +210,8 @@ func TestForwardedHeadersEndTheTrustInLoopback(t *testing.T) {
 // The end of a token is the end of its connection, to the second, unless a new one was shown.
 func TestAConnectionEndsWithItsToken(t *testing.T) {
 	x := guard(t, gatewaytest.Shared(t, gatewaytest.Embedded))
-	c, f := x.enter(x.token("alice", 3*time.Second))
-	kept, kf := x.enter(x.token("bob", 3*time.Second))
+	c, f := x.enter(x.token("alice", 4*time.Second))
+	kept, kf := x.enter(x.token("bob", 4*time.Second))
 	kept.renew(x.token("bob", time.Hour))
 	if r := kept.next("refreshed"); r.ID != "r" || expiresAt(t, r) < expiresAt(t, kf)+3000 {
 		t.Errorf("%s, want an hour", r)

@@ -7,7 +7,7 @@
 --   changes at most, in the order of their numbers. number is that of the last one
 --   here, so the reader goes on from it. They begin with the first where epoch or line
 --   is another than the reader's, or his number is ahead: Redis lost something.
--- Atomic. Writes nothing.
+-- Atomic. Runs twice safely: it writes nothing.
 
 --#include clock
 --#include line
