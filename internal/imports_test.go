@@ -52,6 +52,8 @@ var reserved = map[string][]string{
 		"internal/gateway", "internal/gatewaytest",
 	},
 	"golang.org/x/time/rate": {"internal/handler", "internal/api"},
+	// What a token is worth is decided in one place.
+	"github.com/go-jose/go-jose": {"internal/auth"},
 	// The command line is read where the configuration is, and given a main.
 	"github.com/alecthomas/kong": {"internal/gateway", "cmd/gateway"},
 }
@@ -88,6 +90,7 @@ func TestTheCheckSeesEachBrokenRule(t *testing.T) {
 		"websocket elsewhere": {ImportPath: "chatgate/internal/router", Imports: []string{"github.com/gorilla/websocket"}},
 		"redis elsewhere":     {ImportPath: "chatgate/internal/handler", Imports: []string{"github.com/redis/go-redis/v9"}},
 		"limits elsewhere":    {ImportPath: "chatgate/internal/router", Imports: []string{"golang.org/x/time/rate"}},
+		"tokens elsewhere":    {ImportPath: "chatgate/internal/handler", Imports: []string{"github.com/go-jose/go-jose/v4/jwt"}},
 		"harness in product":  {ImportPath: "chatgate/internal/router", Imports: []string{"chatgate/internal/gatewaytest"}},
 		"harness with inside": {ImportPath: "chatgate/internal/gatewaytest", Imports: []string{"chatgate/internal/protocol"}},
 		"a test goes upward":  {ImportPath: "chatgate/internal/presence", TestImports: []string{"chatgate/internal/router"}},

@@ -99,11 +99,13 @@ func (s *keySet) land() {
 	}
 }
 
-// refetch waits for a fetch that begins now, or is under way already, because the set lacks such a key. It returns 0 when one has ended
-// well, else for how long it is of no use to ask again.
+// refetch waits for a fetch that begins now, or is under way already, because the set lacks such a key. It returns 0 when one that began
+// now has ended well, else for how long it is of no use to ask again: what was under way may have been answered before there was such a
+// key.
 func (s *keySet) refetch(ctx context.Context, alg jose.SignatureAlgorithm, kid string) time.Duration {
 	s.mu.Lock()
-	if s.flight == nil {
+	began := s.flight == nil
+	if began {
 		if len(s.fitting(nil, alg, kid)) > 0 { // a fetch ended since the caller looked
 			s.mu.Unlock()
 			return 0
@@ -113,13 +115,16 @@ func (s *keySet) refetch(ctx context.Context, alg jose.SignatureAlgorithm, kid s
 			return wait
 		}
 		s.flight = make(chan struct{})
-		s.kick <- struct{}{} // never full: whoever fills it sets flight, and land empties it
+		select { // never full: who fills it sets flight, and land empties both
+		case s.kick <- struct{}{}:
+		default:
+		}
 	}
 	flight, before := s.flight, s.counts.fetched.Load()
 	s.mu.Unlock()
 	select {
 	case <-flight:
-		if s.counts.fetched.Load() > before {
+		if began && s.counts.fetched.Load() > before {
 			return 0
 		}
 		return s.cfg.KeySetMinInterval

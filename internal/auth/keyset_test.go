@@ -363,3 +363,41 @@ func TestWaitingForAKeyEnds(t *testing.T) {
 		t.Error("it still waits")
 	}
 }
+
+// A fetch that was under way may have been answered before the issuer had the new key: who joins it learns nothing for good.
+func TestAFetchUnderWayProvesNoKeyWrong(t *testing.T) {
+	k := keyring()
+	s := startKeyServer(t)
+	gate := make(chan struct{})
+	s.do(func(w http.ResponseWriter, _ *http.Request) {
+		<-gate
+		_, _ = w.Write([]byte(set(webKey("old", k.rsa.Public()))))
+	})
+	v := s.subscribe(t)
+	eventually(t, func() error {
+		if s.asked.Load() == 0 {
+			return errors.New("nobody asks")
+		}
+		return nil
+	})
+	ended, ctx := make(chan error, 1), &waited{Context: context.Background(), waits: make(chan struct{})}
+	go func() {
+		_, err := v.Verify(ctx, []byte(mint(object{"alg": "ES256", "kid": "new"}, good(), k.ec)))
+		ended <- err
+	}()
+	<-ctx.waits
+	close(gate)
+	wantUnavailable(t, <-ended)
+}
+
+// A waited context tells when somebody waits for its end.
+type waited struct {
+	context.Context
+	once  sync.Once
+	waits chan struct{}
+}
+
+func (w *waited) Done() <-chan struct{} {
+	w.once.Do(func() { close(w.waits) })
+	return w.Context.Done()
+}

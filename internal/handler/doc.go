@@ -5,7 +5,8 @@
 // of each connection, what each frame means, and the rules a client must keep.
 //
 // It leaves to others the bytes (protocol), the socket and its clocks
-// (connection), who is where (presence) and how a message travels (router).
+// (connection), whose a token is (auth), who is where (presence) and how a message
+// travels (router).
 //
 // Goroutines: one for each connection, which is its reader and its life; Handler
 // counts them and Wait joins them. Answers to messages come from the router's
