@@ -130,7 +130,7 @@ func parseSecret(data []byte) ([]byte, error) {
 		return nil, errors.New("the secret is empty")
 	case len(secret) < minSecretBytes:
 		return nil, fmt.Errorf("a secret of %d bytes, want at least %d: openssl rand -base64 48", len(secret), minSecretBytes)
-	case looksPublic(secret):
+	case looksPublic(secret), looksPublic(data): // the last byte of DER may look like a line break
 		return nil, errors.New("this is a key or certificate, no shared secret: it belongs to auth.keys")
 	}
 	return secret, nil

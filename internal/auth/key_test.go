@@ -67,6 +67,7 @@ func TestKeyFilesAreReadOrRefused(t *testing.T) {
 		"secret is DER":                   {secretKeys, rsaDER, nil, "no shared secret"},
 		"secret is PKCS #1 DER":           {secretKeys, x509.MarshalPKCS1PublicKey(&k.rsa.PublicKey), nil, "no shared secret"},
 		"secret is a certificate":         {secretKeys, certificate, nil, "no shared secret"},
+		"secret is DER that ends in 0x0A": {secretKeys, endingIn('\n', template), nil, "no shared secret"},
 		"secret is DER as base64":         {secretKeys, []byte(base64.StdEncoding.EncodeToString(rsaDER)), nil, "no shared secret"},
 		"secret is DER as base64, folded": {secretKeys, fold(base64.StdEncoding.EncodeToString(rsaDER)), nil, "no shared secret"},
 		"secret is a web key":             {secretKeys, []byte(webKey("k1", k.rsa.Public())), nil, "no shared secret"},
@@ -86,6 +87,16 @@ func TestKeyFilesAreReadOrRefused(t *testing.T) {
 				t.Errorf("keys %v, error %v, want %q", algs, err, c.want)
 			}
 		})
+	}
+}
+
+// endingIn makes certificates until the last byte, which is the signature's, is c.
+func endingIn(c byte, template *x509.Certificate) []byte {
+	for {
+		der := must(x509.CreateCertificate(rand.Reader, template, template, keyring().ec.Public(), keyring().ec))
+		if der[len(der)-1] == c {
+			return der
+		}
 	}
 }
 
