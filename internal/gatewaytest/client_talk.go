@@ -68,7 +68,7 @@ func (c *Client) Position() (epoch string, offset uint64) {
 	defer c.mu.Unlock()
 	var in inbox
 	for i := range c.all {
-		if h, ok := hear(&c.all[i], 1); ok {
+		if h, ok := hear(&c.all[i], 1); ok && h.Room == "" {
 			in.take(&h)
 		}
 	}

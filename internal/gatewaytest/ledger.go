@@ -72,7 +72,9 @@ func (l *Ledger) everyone() ([]*Person, *observer) {
 	return slices.Clone(l.people), l.observer
 }
 
-// Join lets a person come, and returns when it has registered. The fields go into each register: "deviceId", "phone", …
+// Join lets a person come, and returns when it has registered. The fields go into each register: "deviceId", "phone", … The
+// field rooms is the names ([]string) of those it is in; the field byCursor (true) makes a device trust in what the gateways
+// know of it, where others say themselves where they go on. A name that comes again is another device of the same user.
 func (l *Ledger) Join(name string, fields ...any) *Person {
 	l.t.Helper()
 	p := l.Invite(name, fields...)
@@ -86,13 +88,30 @@ func (l *Ledger) Join(name string, fields ...any) *Person {
 func (l *Ledger) Invite(name string, fields ...any) *Person {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	h := fnv.New64a()
-	h.Write([]byte(name))
 	p := &Person{
-		Name: name, ledger: l, fields: fields, dice: rand.New(rand.NewPCG(l.Seed, h.Sum64())),
+		Name: name, ledger: l, logs: make(map[string]*inbox),
 		stop: make(chan struct{}), done: make(chan struct{}), poke: make(chan struct{}, 1),
 		gateway: len(l.people) % len(l.urls), ends: make(map[int]int),
 	}
+	for i := 0; i+1 < len(fields); i += 2 {
+		switch fields[i] {
+		case "rooms":
+			p.rooms = fields[i+1].([]string)
+			continue
+		case "byCursor":
+			p.byCursor = fields[i+1].(bool)
+			continue
+		case "deviceId":
+			p.Device = fields[i+1].(string)
+		}
+		p.fields = append(p.fields, fields[i], fields[i+1])
+	}
+	for _, room := range append([]string{""}, p.rooms...) {
+		p.logs[room] = &inbox{byCursor: p.byCursor}
+	}
+	h := fnv.New64a()
+	h.Write([]byte(label(name, p.Device)))
+	p.dice = rand.New(rand.NewPCG(l.Seed, h.Sum64()))
 	l.people = append(l.people, p)
 	go p.run()
 	return p
@@ -130,7 +149,7 @@ func (l *Ledger) Hush(within time.Duration) error {
 		var errs []error
 		for _, p := range people {
 			if n := p.open(); n > 0 {
-				errs = append(errs, fmt.Errorf("%s has %d messages without an answer", p.Name, n))
+				errs = append(errs, fmt.Errorf("%s has %d messages without an answer", label(p.Name, p.Device), n))
 			}
 		}
 		return errors.Join(errs...)

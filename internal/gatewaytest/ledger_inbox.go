@@ -15,31 +15,37 @@ type Position struct {
 
 func (p Position) String() string { return p.Epoch + ":" + strconv.FormatUint(p.Offset, 10) }
 
-// Heard is a frame that says something about the own log, as it came: registered, message or gap.
+// Heard is a frame that says something about a log, as it came: registered, joined, message or gap.
 type Heard struct {
 	Type string
-	Conn int // which of a person's connections brought it, from 1
+	Room string // whose log; empty: the own one
+	Conn int    // which of a person's connections brought it, from 1
 	At   time.Time
-	// Pos is the position of a message, the one that registered gave, or the one at which it goes on behind a gap.
+	// Pos is the position of a message, the one that registered or joined gave, or the one at which it goes on behind a gap.
 	Pos               Position
-	Recovered         bool   // of registered
-	From, ID, To      string // of a message
+	Recovered         bool   // of registered and joined
+	From, ID, To      string // of a message; to a room as room:NAME
 	Content           string // of a message
+	Own               bool   // of a message: the sender's copy
 	Reason            string // of a gap
 	Epoch             string // of a gap: whose offsets are missing
 	FirstGone, ToGone uint64 // of a gap: both included; ToGone 0: the end is not known
 }
 
-// hear takes from a frame what concerns the own log; false when there is nothing.
+// hear takes from a frame what concerns a log; false when there is nothing.
 func hear(f *Frame, conn int) (Heard, bool) {
-	h := Heard{Type: f.Type, Conn: conn, At: f.At, Pos: Position{f.Epoch, f.Offset}}
+	h := Heard{Type: f.Type, Room: f.Room, Conn: conn, At: f.At, Pos: Position{f.Epoch, f.Offset}}
 	switch {
-	case f.Room != "":
-		return h, false
-	case f.Type == "registered":
+	case f.Type == "registered" || f.Type == "joined":
 		h.Recovered = f.Recovered
 	case f.Type == "message" && !f.Ephemeral:
-		h.From, h.ID, h.To, h.Content = f.Sender(), f.ID, text(f.To), string(f.Content)
+		h.From, h.ID, h.To, h.Content, h.Own = f.Sender(), f.ID, text(f.To), string(f.Content), f.Own
+		if f.Room != "" {
+			h.To = roomPrefix + f.Room
+		}
+		if f.Own {
+			h.Room = "" // a copy has a position in the own log, also of what was said in a room
+		}
 	case f.Type == "gap":
 		h.Reason, h.Epoch, h.Pos = f.Reason, f.Epoch, Position{}
 		h.FirstGone, _ = strconv.ParseUint(text(f.From), 10, 64)
@@ -50,6 +56,9 @@ func hear(f *Frame, conn int) (Heard, bool) {
 	}
 	return h, true
 }
+
+// roomPrefix marks the address of a room; any other is a user's.
+const roomPrefix = "room:"
 
 // announces reports whether a gap says that the message of this position may be missing.
 func (h *Heard) announces(at Position) bool {
@@ -68,10 +77,11 @@ type letterKey struct{ from, id string }
 type fate uint8
 
 const (
-	moved fate = iota // no message: it moved the position, or didn't
-	shown             // a person sees it
-	old               // its offset is not above the last one of its epoch: dropped
-	again             // its (from, id) is here already: dropped
+	moved    fate = iota // no message: it moved the position, or didn't
+	shown                // a person sees it
+	old                  // its offset is not above the last one of its epoch: dropped
+	repeated             // so too, but a device that goes on by its cursor has asked for it
+	again                // its (from, id) is here already: dropped
 )
 
 // inbox applies the rules that docs/protocol.md gives to clients, and so decides what a person is shown.
@@ -79,7 +89,11 @@ type inbox struct {
 	known bool // there is a position
 	at    Position
 	gapOf string // epoch of the gap that led here, while nothing else has come; what else is told of it leads to the same place
-	has   map[letterKey]bool
+	// byCursor is the way of a device that doesn't say where it goes on: what it has kept since its cursor was written comes
+	// again. back is the next offset of that, 0: none.
+	byCursor bool
+	back     uint64
+	has      map[letterKey]bool
 }
 
 // take applies the rules to the next thing heard. The complaint says where something is missing and nobody said so.
@@ -88,10 +102,13 @@ func (in *inbox) take(h *Heard) (f fate, complaint string) {
 		return moved, in.gap(h)
 	}
 	in.gapOf = ""
-	if h.Type == "registered" {
+	if h.Type == "registered" || h.Type == "joined" {
 		return moved, in.registered(h)
 	}
 	switch {
+	case h.Pos.Epoch == in.at.Epoch && h.Pos.Offset <= in.at.Offset && h.Pos.Offset == in.back:
+		in.back++
+		return repeated, ""
 	case h.Pos.Epoch == in.at.Epoch && h.Pos.Offset <= in.at.Offset:
 		return old, ""
 	case h.Pos.Epoch != in.at.Epoch:
@@ -114,6 +131,7 @@ func (in *inbox) take(h *Heard) (f fate, complaint string) {
 // registered takes the position that was given, unless gaps follow: then it is theirs to move it, since a client whose
 // connection breaks before they come must ask from the old position again, or it would never hear of them.
 func (in *inbox) registered(h *Heard) (complaint string) {
+	in.back = 0
 	switch {
 	case !in.known:
 		in.known, in.at = true, h.Pos
@@ -121,8 +139,10 @@ func (in *inbox) registered(h *Heard) (complaint string) {
 	case !h.Recovered:
 		return ""
 	case h.Pos.Epoch != in.at.Epoch || h.Pos.Offset > in.at.Offset:
-		complaint = fmt.Sprintf("registered at %v as if nothing lay between it and %v", h.Pos, in.at)
+		complaint = fmt.Sprintf("%s at %v as if nothing lay between it and %v", h.Type, h.Pos, in.at)
 		in.at = h.Pos
+	case in.byCursor:
+		in.back = h.Pos.Offset + 1
 	}
 	return complaint
 }

@@ -15,6 +15,9 @@ import (
 type Person struct {
 	// Immutable after Join.
 	Name     string
+	Device   string   // its deviceId; empty: it has none
+	rooms    []string // in which it is
+	byCursor bool     // it doesn't say where it goes on
 	ledger   *Ledger
 	fields   []any
 	stop     chan struct{} // closed: go home
@@ -26,14 +29,15 @@ type Person struct {
 	dice *rand.Rand
 	next time.Time // when the next message is due
 
-	mu      sync.Mutex // guards the rest
-	gateway int        // where it is, or goes next
-	conn    int        // how many connections it has had
-	client  *Client    // the present one
-	here    bool       // registered on it
-	absent  bool       // told to stay away
-	gone    error      // why it will never come back
-	inbox   inbox
+	mu      sync.Mutex        // guards the rest
+	gateway int               // where it is, or goes next
+	conn    int               // how many connections it has had
+	client  *Client           // the present one
+	here    bool              // registered on it
+	settled bool              // and in all its rooms
+	absent  bool              // told to stay away
+	gone    error             // why it will never come back
+	logs    map[string]*inbox // what it reads, by room; the own one is ""
 	shown   int
 	talk    Talk
 	sent    []*Letter
@@ -45,7 +49,8 @@ type Person struct {
 
 // Talk is what a person has to say.
 type Talk struct {
-	To     []string // one after the other
+	To     []string // one after the other: users, and rooms as room:NAME
+	Copies int      // one of so many is sent with copy; 0: none
 	Rate   float64  // messages a second; 0: as fast as the answers come
 	Window int      // messages without an answer at a time; 0: 1
 	Count  int      // 0: until told to hush
@@ -55,7 +60,9 @@ type Talk struct {
 // Letter is a message as its sender knows it.
 type Letter struct {
 	ID, From, To, Content string
-	N                     int // counts the sender's messages
+	Device                string // of the sender
+	Copy                  bool   // the sender keeps one, too
+	N                     int    // counts the sender's messages
 	Tries                 []Try
 	Acks                  []Ack
 	Refusals              []Refusal
@@ -88,9 +95,13 @@ type Stay struct {
 	Resumed  bool // on the connection of the stay before: its gateway had stood still
 }
 
-// Record is what a person wrote down.
+// Record is what a person wrote down. Who has two devices is two persons of one name.
 type Record struct {
-	Name  string
+	Name     string
+	Device   string
+	Rooms    []string
+	ByCursor bool // see inbox
+
 	Sent  []Letter
 	Heard []Heard
 	Stays []Stay
@@ -102,7 +113,10 @@ type Record struct {
 func (p *Person) Record() Record {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	r := Record{Name: p.Name, Heard: slices.Clone(p.heard), Stays: slices.Clone(p.stays), Ends: make(map[int]int), Gone: p.gone}
+	r := Record{
+		Name: p.Name, Device: p.Device, Rooms: p.rooms, ByCursor: p.byCursor,
+		Heard: slices.Clone(p.heard), Stays: slices.Clone(p.stays), Ends: make(map[int]int), Gone: p.gone,
+	}
 	r.Sent = make([]Letter, len(p.sent))
 	for i, m := range p.sent {
 		r.Sent[i] = *m
@@ -169,15 +183,23 @@ func (p *Person) open() int {
 	return len(p.waiting)
 }
 
-// present returns nil while the person is registered, or told to be away.
+// label names a person, and one of several devices.
+func label(name, device string) string {
+	if device == "" {
+		return name
+	}
+	return name + "/" + device
+}
+
+// present returns nil while the person is registered and in its rooms, or told to be away.
 func (p *Person) present() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
 	case p.gone != nil:
 		return stop{fmt.Errorf("%s: %w", p.Name, p.gone)}
-	case !p.here && !p.absent:
-		return errors.New(p.Name + " is not connected")
+	case !p.settled && !p.absent:
+		return errors.New(label(p.Name, p.Device) + " is not there")
 	}
 	return nil
 }
@@ -263,7 +285,10 @@ func (p *Person) connection() (hint time.Duration, registered bool) {
 		p.conn++
 		p.client = c
 	}
-	v := visit{person: p, client: c, conn: p.conn}
+	v := visit{person: p, client: c, conn: p.conn, outside: make(map[string]bool)}
+	for _, room := range p.rooms {
+		v.outside[room] = true
+	}
 	p.mu.Unlock()
 	if called {
 		return 0, false
@@ -302,7 +327,7 @@ const Silence = 0
 
 // leave notes the end of a stay. mu is held.
 func (p *Person) leave() {
-	p.client = nil
+	p.client, p.settled = nil, false
 	if p.here {
 		p.here = false
 		p.stays[len(p.stays)-1].To = time.Now()

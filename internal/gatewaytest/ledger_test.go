@@ -30,18 +30,24 @@ func wantShown(t testing.TB, l *Ledger, more int) {
 	}
 }
 
-// People talk over two gateways; one leaves and comes back, one moves on. Everything is there afterwards.
+// People talk over two gateways, to each other and in a room; one leaves and comes back, one moves on. Everything is there
+// afterwards, also on bob's tablet, which trusts its cursor, and in the copies that alice keeps.
 func TestPeopleKeepALedger(t *testing.T) {
 	_, urls := startGateways(t, Shared(t, Standalone), fast, "a", "b")
 	l := NewLedger(t, urls...)
-	alice, bob, carol := l.Join("alice"), l.Join("bob"), l.Join("carol")
+	hall := []string{"hall"}
+	alice, bob, carol := l.Join("alice", "rooms", hall), l.Join("bob", "deviceId", "phone", "rooms", hall), l.Join("carol", "rooms", hall)
+	tablet := l.Join("bob", "deviceId", "tablet", "rooms", hall, "byCursor", true)
 	l.Watch(100 * time.Millisecond)
-	alice.Talk(Talk{To: []string{"bob", "carol"}, Rate: 200, Window: 8})
+	alice.Talk(Talk{To: []string{"bob", "room:hall", "carol"}, Rate: 200, Window: 8, Copies: 2})
 	carol.Talk(Talk{To: []string{"bob"}, Count: 300, Window: 16, Pad: 100})
+	tablet.Talk(Talk{To: []string{"alice", "room:hall"}, Rate: 50, Window: 8, Copies: 2})
 	wantShown(t, l, 300)
 	bob.Leave()
-	wantWithin(t, 2*Deadline, func() bool { return l.Check().Statuses["stored"] >= 50 })
+	wantShown(t, l, 200)
 	bob.Return()
+	wantShown(t, l, 100)
+	tablet.Move(1)
 	wantShown(t, l, 100)
 	alice.Move(1)
 	if err := l.Settle(30 * time.Second); err != nil {
@@ -52,6 +58,9 @@ func TestPeopleKeepALedger(t *testing.T) {
 	t.Log(v)
 	if v.Sightings == 0 {
 		t.Error("nobody watched")
+	}
+	if v.Copies == 0 || v.Repeated == 0 {
+		t.Error("there were no copies, or nothing came again for the tablet's cursor")
 	}
 	for _, r := range l.Records() {
 		if r.Name == "carol" && len(r.Sent) != 300 {

@@ -54,8 +54,9 @@ var Faults = []Fault{
 type Verdict struct {
 	Sent, Tries, Acked     int    // messages, sendings of them, those acknowledged
 	Received, Shown, Again int    // message frames, those shown, those dropped by (from, id) after another history
+	Copies, Repeated       int    // of those shown, a sender's own; those that came again for a cursor
 	Statuses, Errors       Counts // first acknowledgements by status; errors by code
-	Gaps                   Counts // by reason
+	Gaps, RoomGaps         Counts // of own logs, and of rooms', by reason
 	Ends                   Ends   // connections ended by the other side, by close code
 	Sightings, Absent      int    // what the observer was told; people who were away for longer than the grace
 	FromAck, FromSent      Times  // until shown
@@ -83,7 +84,7 @@ type delivery struct{ sent, acked, shown time.Time }
 type Times struct{ P50, P99, P100 time.Duration }
 
 func newVerdict() *Verdict {
-	return &Verdict{Statuses: make(Counts), Errors: make(Counts), Gaps: make(Counts), Ends: make(Ends), list: make(map[Fault][]string), refusals: make(map[string][]time.Duration)}
+	return &Verdict{Statuses: make(Counts), Errors: make(Counts), Gaps: make(Counts), RoomGaps: make(Counts), Ends: make(Ends), list: make(map[Fault][]string), refusals: make(map[string][]time.Duration)}
 }
 
 func (v *Verdict) fault(f Fault, format string, args ...any) {
@@ -179,9 +180,13 @@ func (v *Verdict) Want(t testing.TB, may ...Fault) {
 func (v *Verdict) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d sent (%d times), %d acknowledged%s, %d received, %d shown", v.Sent, v.Tries, v.Acked, textOf(v.Statuses), v.Received, v.Shown)
+	fmt.Fprintf(&b, " (%d copies)", v.Copies)
+	if v.Repeated > 0 {
+		fmt.Fprintf(&b, ", %d repeated for cursors", v.Repeated)
+	}
 	fmt.Fprintf(&b, "; ack to shown p50 %v p99 %v p100 %v; sent to shown p100 %v; longest without an ack %v", short(v.FromAck.P50),
 		short(v.FromAck.P99), short(v.FromAck.P100), short(v.FromSent.P100), short(v.LongestSilence()))
-	for what, counts := range map[string]Counts{"errors": v.Errors, "gaps": v.Gaps} {
+	for what, counts := range map[string]Counts{"errors": v.Errors, "gaps": v.Gaps, "gaps of rooms": v.RoomGaps} {
 		if len(counts) > 0 {
 			fmt.Fprintf(&b, "; %s%s", what, textOf(counts))
 		}

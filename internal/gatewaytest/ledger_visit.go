@@ -16,9 +16,10 @@ type visit struct {
 	silence    *time.Timer // cuts it off
 	lastHeard  time.Time
 	registered bool
-	again      time.Time     // when to register again; zero: not at all
-	beat       time.Duration // how often to send a heartbeat
-	beats      time.Time     // when the next is due
+	outside    map[string]bool // rooms of the person that this connection has not joined as yet
+	again      time.Time       // when to register again, or to join those rooms; zero: not at all
+	beat       time.Duration   // how often to send a heartbeat
+	beats      time.Time       // when the next is due
 	retries    []retry
 }
 
@@ -30,13 +31,65 @@ type retry struct {
 func (v *visit) register() error {
 	p := v.person
 	fields := append([]any{"userId", p.Name}, p.fields...)
-	p.mu.Lock()
-	if p.inbox.known {
-		fields = append(fields, "resume", p.inbox.at)
+	if at := p.position(""); at != nil {
+		fields = append(fields, "resume", at)
 	}
-	p.mu.Unlock()
+	if len(p.rooms) > 0 {
+		rooms := make(map[string]*Position, len(p.rooms))
+		for _, room := range p.rooms {
+			rooms[room] = p.position(room)
+		}
+		fields = append(fields, "rooms", rooms)
+	}
 	v.again = time.Time{}
 	return v.client.Write(object("register", fields))
+}
+
+// join asks once more for the rooms that could not be joined.
+func (v *visit) join() error {
+	v.again = time.Time{}
+	for room := range v.outside {
+		fields := []any{"id", "join-" + room, "room", room}
+		if at := v.person.position(room); at != nil {
+			fields = append(fields, "resume", at)
+		}
+		if err := v.client.Write(object("join", fields)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// position is where the person goes on in a log; nil: it doesn't say.
+func (p *Person) position(room string) *Position {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if in := p.logs[room]; in.known && !p.byCursor {
+		at := in.at
+		return &at
+	}
+	return nil
+}
+
+// keep tells the gateway up to where this device has everything.
+func (v *visit) keep() {
+	p := v.person
+	var kept []map[string]any
+	p.mu.Lock()
+	for room, in := range p.logs {
+		if !in.known || v.outside[room] {
+			continue
+		}
+		fields := []any{"epoch", in.at.Epoch, "offset", in.at.Offset}
+		if room != "" {
+			fields = append(fields, "room", room)
+		}
+		kept = append(kept, object("received", fields))
+	}
+	p.mu.Unlock()
+	for _, frame := range kept {
+		_ = v.client.Write(frame) // a failure is the end of the connection, which run sees
+	}
 }
 
 // run reads and writes until the connection ends or the person is called away.
@@ -76,9 +129,9 @@ func (v *visit) hear(f *Frame) {
 		p.stays = append(p.stays, Stay{From: f.At, Gateway: p.stays[n-1].Gateway, Resumed: true})
 	}
 	v.lastHeard = f.At
-	if h, ok := hear(f, v.conn); ok {
+	if h, ok := hear(f, v.conn); ok && p.logs[h.Room] != nil {
 		p.heard = append(p.heard, h)
-		if became, _ := p.inbox.take(&h); became == shown {
+		if became, _ := p.logs[h.Room].take(&h); became == shown {
 			p.shown++
 		}
 	}
@@ -97,6 +150,8 @@ func (v *visit) hear(f *Frame) {
 		for _, m := range p.waiting {
 			v.retries = append(v.retries, retry{at: f.At, letter: m})
 		}
+	case "joined":
+		delete(v.outside, f.Room)
 	case "ack":
 		if m := p.letter(f.ID); m != nil {
 			m.Acks = append(m.Acks, Ack{At: f.At, Conn: v.conn, Status: f.Status, Pos: Position{f.Epoch, f.Offset}})
@@ -105,6 +160,9 @@ func (v *visit) hear(f *Frame) {
 	case "error":
 		v.refused(f)
 	}
+	if p.client == v.client {
+		p.settled = v.registered && len(v.outside) == 0
+	}
 }
 
 // refused takes an error. mu is held.
@@ -112,7 +170,7 @@ func (v *visit) refused(f *Frame) {
 	wait := time.Duration(max(f.Retry, 10)) * time.Millisecond
 	m := v.person.letter(f.ID)
 	if m == nil {
-		if !v.registered {
+		if !v.registered || len(v.outside) > 0 {
 			v.again = f.At.Add(wait)
 		}
 		return
@@ -160,9 +218,19 @@ func (v *visit) speak() time.Duration {
 	if v.beat > 0 {
 		if !v.beats.After(now) {
 			_ = v.client.Write(object("heartbeat", nil))
+			if p.byCursor {
+				v.keep()
+			}
 			v.beats = now.Add(v.beat)
 		}
 		due = v.beats
+	}
+	if len(v.outside) > 0 {
+		// It speaks when it is in all its rooms: nothing it has to say is out of turn then.
+		if !v.again.IsZero() && !v.again.After(now) {
+			_ = v.join()
+		}
+		return max(0, time.Until(earlier(due, v.again)))
 	}
 	rest := v.retries[:0]
 	for _, r := range v.retries {
@@ -210,7 +278,10 @@ func (p *Person) compose(now time.Time) (*Letter, time.Time) {
 	}
 	n := len(p.sent) + 1
 	number := strconv.Itoa(n)
-	m := &Letter{ID: p.Name + "-" + number, From: p.Name, To: p.talk.To[n%len(p.talk.To)], Content: number, N: n}
+	m := &Letter{
+		ID: label(p.Name, p.Device) + "-" + number, From: p.Name, Device: p.Device, To: p.talk.To[n%len(p.talk.To)], Content: number, N: n,
+		Copy: p.talk.Copies > 0 && p.dice.IntN(p.talk.Copies) == 0,
+	}
 	if p.talk.Pad > 0 {
 		m.Content = `"` + number + strings.Repeat(".", p.talk.Pad) + `"`
 	}
@@ -232,6 +303,20 @@ func (v *visit) send(m *Letter) {
 	p.mu.Unlock()
 	if !answered {
 		// A failure is the end of the connection, which run sees.
-		_ = v.client.Write(object("message", []any{"id", m.ID, "to", m.To, "content", json.RawMessage(m.Content)}))
+		_ = v.client.Write(object("message", m.fields()))
 	}
+}
+
+// fields are those of the frame a letter is sent by.
+func (m *Letter) fields() []any {
+	fields := []any{"id", m.ID, "content", json.RawMessage(m.Content)}
+	if room, ok := strings.CutPrefix(m.To, roomPrefix); ok {
+		fields = append(fields, "room", room)
+	} else {
+		fields = append(fields, "to", m.To)
+	}
+	if m.Copy {
+		fields = append(fields, "copy", true)
+	}
+	return fields
 }
