@@ -16,6 +16,7 @@ import (
 func TestFaultKilledGateways(t *testing.T) {
 	t.Parallel()
 	f := try(t, StartRedis(t), 3, swift...)
+	f.keeps = true
 	dice := f.dice()
 	f.people(8, scaled(30.0, 60))
 	for range *chaosKills {

@@ -103,6 +103,7 @@ func TestFaultMix(t *testing.T) {
 	t.Parallel()
 	f := try(t, StartRedis(t, "--appendonly", "yes", "--appendfsync", "always"), 3,
 		append([]string{"--drain.delay=0", "--drain.window=500ms"}, swift...)...)
+	f.keeps = true
 	m := &mix{trial: f, dice: f.dice()}
 	f.people(8, 30)
 	happened := make(Counts)

@@ -13,6 +13,7 @@ import (
 func TestFaultRedisKilledWithAOF(t *testing.T) {
 	t.Parallel()
 	f := try(t, StartRedis(t, "--appendonly", "yes", "--appendfsync", "always"), 2, swift...)
+	f.keeps = true
 	f.people(6, 30)
 	// For longer than a lease and its reaping: whoever judged by the clock would call everybody dead.
 	for _, away := range scaled([]time.Duration{4 * time.Second}, []time.Duration{0, time.Second, 5 * time.Second, 20 * time.Second}) {
@@ -97,6 +98,7 @@ func TestFaultRedisAndAGatewayKilledTogether(t *testing.T) {
 func TestFaultPausedRedis(t *testing.T) {
 	t.Parallel()
 	f := try(t, StartRedis(t), 2, swift...)
+	f.keeps = true
 	f.people(6, 30)
 	for _, pause := range scaled([]time.Duration{3 * time.Second}, []time.Duration{time.Second, 10 * time.Second, 30 * time.Second}) {
 		f.must(f.r.Pause())

@@ -42,6 +42,7 @@ type trial struct {
 	r        *Redis
 	gateways []*Gateway
 	ledger   *Ledger
+	keeps    bool // Redis loses nothing of what it acknowledged, cursors included
 	notes    []string
 }
 
@@ -68,20 +69,26 @@ func try(t *testing.T, r *Redis, gateways int, flags ...string) *trial {
 	return f
 }
 
-// people lets so many come, watched by an observer. Each talks to all the others, at a rate.
+// people lets so many come, watched by an observer. Each talks to all the others and in a room, at a rate, and keeps copies of
+// some of it. The first has a second device, which says little; where the trial's Redis keeps what it has, that trusts its cursor.
 func (f *trial) people(n int, rate float64) {
 	f.Helper()
 	var coming sync.WaitGroup
-	names := make([]string, n)
-	for i := range n {
-		names[i] = "user" + strconv.Itoa(i)
-		p := f.ledger.Invite(names[i])
+	come := func(name string, fields ...any) {
+		p := f.ledger.Invite(name, fields...)
 		coming.Go(func() {
 			if err := p.WaitPresent(startDeadline); err != nil {
 				f.Error(err)
 			}
 		})
 	}
+	names := make([]string, n)
+	room := func(i int) string { return "room" + strconv.Itoa(i/roomSize) }
+	for i := range n {
+		names[i] = "user" + strconv.Itoa(i)
+		come(names[i], "deviceId", "phone", "rooms", []string{room(i)})
+	}
+	come(names[0], "deviceId", "tablet", "rooms", []string{room(0)}, "byCursor", f.keeps)
 	coming.Wait()
 	if f.Failed() {
 		f.FailNow()
@@ -90,11 +97,16 @@ func (f *trial) people(n int, rate float64) {
 	if rate == 0 {
 		return
 	}
-	for i, p := range f.ledger.people {
-		p.Talk(Talk{To: append(slices.Clone(names[i+1:]), names[:i]...), Rate: rate, Window: 16, Pad: 20})
+	for i, p := range f.ledger.people[:n] {
+		to := slices.Concat(names[i+1:], names[:i], []string{roomPrefix + room(i)})
+		p.Talk(Talk{To: to, Copies: 4, Rate: rate, Window: 16, Pad: 20})
 	}
+	f.ledger.people[n].Talk(Talk{To: []string{names[n-1], roomPrefix + room(0)}, Copies: 2, Rate: rate / 10, Window: 16})
 	f.shown(5 * n)
 }
+
+// roomSize is how many are in one room.
+const roomSize = 6
 
 // everybodyOnline waits until everybody is told to be online by presence.
 func (f *trial) everybodyOnline() {
