@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -136,7 +137,7 @@ func (f *trial) copies(user, id string) (n int, epoch string) {
 // Nobody erases the newest; nothing is left of the others.
 func TestFaultHoppingUser(t *testing.T) {
 	t.Parallel()
-	f := try(t, StartRedis(t), 2, append([]string{"--cluster.grace=1s"}, swift...)...)
+	f := try(t, StartRedis(t), 2, append(slices.Clone(swift), "--cluster.grace=1s")...)
 	f.people(2, 30)
 	dice := f.dice()
 	var last *Client

@@ -19,7 +19,7 @@ import (
 // ledgers are compared afterwards. In `make test` outages are short; `make chaos` runs them at full length (scripts/chaos).
 var (
 	full        = flag.Bool("chaos.full", false, "faults at full length, not scaled down")
-	chaosFor    = flag.Duration("chaos.for", 15*time.Second, "how long the mix of faults goes on")
+	chaosFor    = flag.Duration("chaos.for", 20*time.Second, "how long the mix of faults goes on, on all kinds of Redis together")
 	chaosFaults = flag.Int("chaos.faults", 1000, "how many faults the mix has at most")
 	chaosKills  = flag.Int("chaos.kills", 5, "how many gateways are killed under load, one after the other")
 	chaosSeed   = flag.Uint64("chaos.seed", 0, "seed of the mix; 0: another one each time")
@@ -49,7 +49,7 @@ type trial struct {
 // swift are gateways for people in a hurry. Their judgements come sooner than by default, unless a trial is about these.
 var swift = []string{
 	"--limits.message-rate=0", "--limits.connect-rate-per-ip=0", "--limits.connect-rate=0",
-	"--cluster.pulse-interval=500ms", "--cluster.lease=1500ms", "--cluster.quiet=1500ms", "--cluster.reap-after=1s",
+	"--cluster.pulse-interval=500ms", "--cluster.lease=1500ms", "--cluster.quiet=1500ms", "--cluster.reap-after=1s", "--cluster.grace=3s",
 }
 
 // unhurried are gateways that judge by default.
@@ -65,9 +65,15 @@ func try(t *testing.T, r *Redis, gateways int, flags ...string) *trial {
 		f.gateways, urls = append(f.gateways, g), append(urls, g.WS())
 	}
 	f.ledger = NewLedger(t, urls...)
-	f.ledger.Patience, f.ledger.Heartbeat = 4*time.Second, 500*time.Millisecond
+	f.ledger.Patience, f.ledger.Heartbeat, f.ledger.Grace = 4*time.Second, 500*time.Millisecond, 4*time.Second
+	if slices.Contains(flags, "--cluster.grace=3s") {
+		f.ledger.Grace = 2 * time.Second
+	}
 	return f
 }
+
+// dust settles: whoever is falsely believed to be gone has been reaped by then, and his grace is over, so that the observer has heard.
+func (f *trial) dust() { lasts(f.ledger.Grace + scaled(1500*time.Millisecond, 10*time.Second)) }
 
 // people lets so many come, watched by an observer. Each talks to all the others and in a room, at a rate, and keeps copies of
 // some of it. The first has a second device, which says little; where the trial's Redis keeps what it has, that trusts its cursor.
@@ -191,7 +197,7 @@ func (r *reporter) add(f *trial, v *Verdict) {
 	}
 	r.rows = append(r.rows, fmt.Sprintf("%-44s %-6s %7d %7d %5d %5d %5d %5d %5d %5d %9v %9v  %s", strings.TrimPrefix(f.Name(), "TestFault"), result,
 		v.Acked, v.Shown, v.Count(LostSilently), v.Count(LostAnnounced), v.Count(ShownTwice)+v.Count(RawDuplicate), v.Count(OutOfOrder),
-		v.Count(HoleNotAnnounced), v.Count(FalseOffline), short(v.FromAck.P100), short(v.LongestSilence()), strings.Join(f.notes, "; ")))
+		v.Count(HoleNotAnnounced), v.Count(FalseOffline)+v.Count(ToldOffline), short(v.FromAck.P100), short(v.LongestSilence()), strings.Join(f.notes, "; ")))
 }
 
 func (r *reporter) print() {

@@ -31,7 +31,7 @@ type Ledger struct {
 	// Heartbeat is how often people say that they are alive. Zero: as often as their gateway asks for, and then Patience
 	// must be longer than that.
 	Heartbeat time.Duration
-	// Grace is that of the gateways (--cluster.grace): nobody who was away for less may be seen offline.
+	// Grace is a little less than that of the gateways (--cluster.grace): nobody who was away for less may be seen offline.
 	Grace time.Duration
 	// Seed makes the people's dice fall the same way again, as far as time does.
 	Seed uint64
@@ -191,7 +191,9 @@ func (l *Ledger) Records() []Record {
 func (l *Ledger) Check() *Verdict {
 	v := Compare(l.Records())
 	if _, o := l.everyone(); o != nil {
-		v.judgePresence(l.Records(), o.seen(), l.Grace)
+		records := l.Records()
+		v.judgePresence(records, o.seen(), l.Grace)
+		v.judgeTold(records, o.heard(), l.Grace)
 	}
 	return v
 }

@@ -2,7 +2,6 @@ package gatewaytest
 
 import (
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -340,64 +339,3 @@ func copyOf(m map[string]uint64) map[string]uint64 {
 }
 
 func clock(t time.Time) string { return t.Format("15:04:05.000") }
-
-// judgePresence compares what an observer was told of people with where they were. Whoever was there while it asked is
-// online; and a version may only change with a user who left, for longer than the grace.
-func (v *Verdict) judgePresence(records []Record, seen map[string][]sighting, grace time.Duration) {
-	for i := range records {
-		r := &records[i]
-		steady := away(r.Stays) < grace
-		if !steady {
-			v.Absent++
-		}
-		last := ""
-		for _, s := range seen[r.Name] {
-			if len(r.Stays) == 0 || s.asked.Before(r.Stays[0].From) {
-				continue
-			}
-			v.Sightings++
-			there := slices.ContainsFunc(r.Stays, func(x Stay) bool {
-				from := x.From
-				if x.Resumed {
-					from = from.Add(renewal)
-				}
-				return from.Before(s.asked) && (x.To.IsZero() || x.To.After(s.told))
-			})
-			if s.state == "offline" && (there || s.version != "" && steady) {
-				v.fault(FalseOffline, "%s was there, but offline at %s (%s)", r.Name, clock(s.asked), s.version)
-			}
-			if s.version == "" || s.version == last {
-				continue
-			}
-			if last != "" && steady {
-				v.changed(r.Name, last, &s)
-			}
-			last = s.version
-		}
-	}
-}
-
-// renewal is how long a gateway that stood still may take until it counts again.
-const renewal = 2 * time.Second
-
-// changed notes a change of the version of somebody who was there all the time.
-func (v *Verdict) changed(name, last string, s *sighting) {
-	epoch, _, _ := strings.Cut(s.version, ".")
-	before, _, _ := strings.Cut(last, ".")
-	if epoch == before {
-		v.fault(FalseOffline, "%s was there, but changed from version %s to %s by %s", name, last, s.version, clock(s.told))
-	} else {
-		v.fault(PresenceForgotten, "%s was there, but has version %s after %s, by %s", name, s.version, last, clock(s.told))
-	}
-}
-
-// away is the longest time between two stays.
-func away(stays []Stay) (longest time.Duration) {
-	for i := 1; i < len(stays); i++ {
-		longest = max(longest, stays[i].From.Sub(stays[i-1].To))
-	}
-	if n := len(stays); n > 0 && !stays[n-1].To.IsZero() {
-		longest = max(longest, time.Since(stays[n-1].To))
-	}
-	return longest
-}

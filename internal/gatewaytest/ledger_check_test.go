@@ -239,6 +239,54 @@ func TestAGapNamesAnEpochThatCameAndWent(t *testing.T) {
 	}
 }
 
+// A watcher may be told of each absence that was longer than the grace, once. Who was never away for so long is never told to be
+// offline, by whatever kind of word.
+func TestTheLedgerSeesWhoIsToldOfflineFalsely(t *testing.T) {
+	here := []Stay{{From: tick(0), To: tick(10)}, {From: tick(12)}}
+	away := []Stay{{From: tick(0), To: tick(10)}, {From: tick(19)}}
+	first := word{UserState{State: "online", Version: "e.1"}, tick(1), 1, true}
+	push := func(at int, state, version string) word {
+		return word{UserState{State: state, Version: version}, tick(at), 1, false}
+	}
+	answer := func(at int, state, version string) word {
+		return word{UserState{State: state, Version: version}, tick(at), 2, true}
+	}
+	for name, tc := range map[string]struct {
+		words  []word
+		stays  []Stay
+		tablet []Stay
+		want   bool
+	}{
+		"nothing is told":           {nil, here, nil, false},
+		"offline while there":       {[]word{push(5, "offline", "e.2")}, here, nil, true},
+		"taken back":                {[]word{push(5, "offline", "")}, here, nil, true},
+		"offline, and back":         {[]word{push(5, "offline", "e.2"), push(6, "online", "e.3")}, here, nil, true},
+		"back, and nobody said why": {[]word{push(6, "online", "e.3")}, here, nil, true},
+		"offline in another epoch":  {[]word{push(6, "offline", "f.1")}, here, nil, true},
+		"another epoch":             {[]word{push(6, "online", "f.1")}, here, nil, false},
+		"another watcher's answer":  {[]word{answer(6, "online", "e.1")}, here, nil, false},
+		"an answer is offline":      {[]word{answer(6, "offline", "e.2")}, here, nil, true},
+		"an answer knows nothing":   {[]word{answer(6, "offline", "")}, here, nil, false},
+		"away for long":             {[]word{push(16, "offline", "e.2"), push(20, "online", "e.3")}, away, nil, false},
+		"told so late":              {[]word{push(21, "offline", "e.2"), push(22, "online", "e.3")}, away, nil, false},
+		"told so twice":             {[]word{push(16, "offline", "e.2"), push(20, "online", "e.3"), push(24, "offline", "e.4")}, away, nil, true},
+		"the tablet was there":      {[]word{push(16, "offline", "e.2")}, away, []Stay{{From: tick(2)}}, true},
+		"the tablet came too late":  {[]word{push(16, "offline", "e.2")}, away, []Stay{{From: tick(18)}}, false},
+		"a version twice":           {[]word{push(5, "online", "e.1")}, here, nil, true},
+		"a version backwards":       {[]word{push(16, "offline", "e.2"), push(20, "online", "e.3"), push(21, "offline", "e.2")}, away, nil, true},
+		"before she came":           {[]word{push(-1, "offline", "e.0")}, here, nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := newVerdict()
+			records := []Record{{Name: "alice", Device: "phone", Stays: tc.stays}, {Name: "alice", Device: "tablet", Stays: tc.tablet}}
+			v.judgeTold(records, map[string][]word{"alice": append([]word{first}, tc.words...)}, 5*time.Second)
+			if got := v.Count(ToldOffline) > 0; got != tc.want {
+				t.Errorf("told falsely: %v, want %v: %v", got, tc.want, v.Err())
+			}
+		})
+	}
+}
+
 // Nobody who was there may be seen offline, or in another version; who was away for long may.
 func TestTheLedgerSeesFalsePresence(t *testing.T) {
 	stays := []Stay{{From: tick(0), To: tick(10)}, {From: tick(12)}}

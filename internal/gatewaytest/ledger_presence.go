@@ -3,6 +3,7 @@ package gatewaytest
 import (
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -13,22 +14,34 @@ type sighting struct {
 	state, version string
 }
 
-// observer asks for everybody's presence again and again, through whichever gateway answers. It is nobody's contact: what
-// it is told is the evidence for false offlines, since a version names one state of one user.
+// word is what an observer was told of a person whom it watches.
+type word struct {
+	UserState
+	at    time.Time
+	watch int  // which of its connections watched
+	asked bool // it is the answer to watch
+}
+
+// observer asks for everybody's presence again and again, and watches everybody, through whichever gateway answers. It is nobody's
+// contact: what it is told is the evidence for false offlines, since a version names one state of one user.
 type observer struct {
 	ledger *Ledger
 	every  time.Duration
 	stop   chan struct{}
 	done   chan struct{}
 
-	mu   sync.Mutex            // guards what follows
-	told map[string][]sighting // only what changed, by person
+	// Owned by run.
+	watch int // counts its connections
+
+	mu    sync.Mutex            // guards what follows
+	told  map[string][]sighting // only what changed, by person
+	words map[string][]word
 }
 
-// Watch lets an observer ask for the presence of everybody so often, until the end. Check then also finds who was seen
+// Watch lets an observer ask for the presence of everybody so often, and watch them, until the end. Check then also finds who was seen
 // offline although there.
 func (l *Ledger) Watch(every time.Duration) {
-	o := &observer{ledger: l, every: every, stop: make(chan struct{}), done: make(chan struct{}), told: make(map[string][]sighting)}
+	o := &observer{ledger: l, every: every, stop: make(chan struct{}), done: make(chan struct{}), told: make(map[string][]sighting), words: make(map[string][]word)}
 	l.mu.Lock()
 	l.observer = o
 	l.mu.Unlock()
@@ -52,7 +65,9 @@ func (o *observer) run() {
 			continue
 		}
 		if _, err = c.Register("observer"); err == nil {
+			o.watch++
 			o.ask(c)
+			o.hear(c)
 		}
 		c.Cut()
 	}
@@ -60,11 +75,21 @@ func (o *observer) run() {
 
 // ask polls through one gateway until that fails.
 func (o *observer) ask(c *Client) {
+	watched := 0
 	for o.rest() {
 		people, _ := o.ledger.everyone()
-		names := make([]string, len(people))
-		for i, p := range people {
-			names[i] = p.Name
+		var names []string
+		for _, p := range people {
+			if !slices.Contains(names, p.Name) {
+				names = append(names, p.Name)
+			}
+		}
+		if most := min(len(names), watches); watched < most {
+			if _, err := c.Watch("watch", names[watched:most]...); err == nil {
+				watched = most
+			} else if c.Ended() != nil {
+				return
+			}
 		}
 		for some := range slices.Chunk(names, 500) {
 			asked := time.Now()
@@ -72,8 +97,28 @@ func (o *observer) ask(c *Client) {
 			if err != nil {
 				return
 			}
-			c.drain()
+			o.hear(c)
 			o.note(asked, time.Now(), states)
+		}
+	}
+}
+
+// watches is how many users a connection may watch by default.
+const watches = 1000
+
+// hear notes what came of those who are watched, in its order.
+func (o *observer) hear(c *Client) {
+	frames, _, _ := c.drain()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i := range frames {
+		f := &frames[i]
+		asked := strings.HasPrefix(f.ID, "watch-")
+		if f.Type != "presence" || f.ID != "" && !asked {
+			continue
+		}
+		for name, s := range f.States() {
+			o.words[name] = append(o.words[name], word{s, f.At, o.watch, asked})
 		}
 	}
 }
@@ -101,6 +146,16 @@ func (o *observer) rest() bool {
 	case <-o.stop:
 		return false
 	}
+}
+
+func (o *observer) heard() map[string][]word {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	words := maps.Clone(o.words)
+	for name := range words {
+		words[name] = slices.Clone(words[name])
+	}
+	return words
 }
 
 func (o *observer) seen() map[string][]sighting {

@@ -38,6 +38,9 @@ const (
 	RefusedButDelivered Fault = "refused, delivered"
 	// FalseOffline: somebody who was there was seen offline, or with the version of another state.
 	FalseOffline Fault = "false offline"
+	// ToldOffline: a watcher was told that somebody went offline who never left, or a version twice or backwards. Nothing may
+	// cause it.
+	ToldOffline Fault = "told offline"
 	// PresenceForgotten: the state of somebody who was there began anew. Only a Redis that loses data may cause it.
 	PresenceForgotten Fault = "presence forgotten"
 	// Dismissed: somebody was told not to come back.
@@ -47,7 +50,7 @@ const (
 // Faults are all of them.
 var Faults = []Fault{
 	LostSilently, LostAnnounced, ShownTwice, OutOfOrder, RawDuplicate, HoleNotAnnounced, Changed, NeverSent, AckDisagrees,
-	TwoAtOnePosition, RefusedButDelivered, FalseOffline, PresenceForgotten, Dismissed,
+	TwoAtOnePosition, RefusedButDelivered, FalseOffline, ToldOffline, PresenceForgotten, Dismissed,
 }
 
 // Verdict is what Check found.
@@ -58,7 +61,8 @@ type Verdict struct {
 	Statuses, Errors       Counts // first acknowledgements by status; errors by code
 	Gaps, RoomGaps         Counts // of own logs, and of rooms', by reason
 	Ends                   Ends   // connections ended by the other side, by close code
-	Sightings, Absent      int    // what the observer was told; people who were away for longer than the grace
+	Sightings, Words       int    // what the observer was told when it asked, and of those it watches
+	Absent                 int    // people who were away for longer than the grace
 	FromAck, FromSent      Times  // until shown
 	list                   map[Fault][]string
 	deliveries             []delivery
