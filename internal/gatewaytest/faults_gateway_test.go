@@ -24,7 +24,7 @@ func TestFaultKilledGateways(t *testing.T) {
 		g := f.gateways[dice.IntN(len(f.gateways))]
 		g.Kill()
 		f.shown(20)
-		f.must(g.Restart())
+		f.revive(g)
 		f.shown(20)
 	}
 	n := float64(*chaosKills)
@@ -94,7 +94,7 @@ func TestFaultKilledBetweenAppendAndAck(t *testing.T) {
 		}
 		w.Release()
 		w.Reset()
-		f.must(a.Restart())
+		f.revive(a)
 		alice.Move(1)
 		f.must(Poll(2*Deadline, func() error { return errors.Join(alice.at(a.WS()), bob.present()) }))
 	}

@@ -31,7 +31,7 @@ var (
 		{"kill", func(m *mix) func() {
 			g := m.gateway()
 			g.Kill()
-			return func() { m.must(g.Restart()) }
+			return func() { m.revive(g) }
 		}},
 		{"pause", func(m *mix) func() {
 			g := m.gateway()
@@ -46,7 +46,7 @@ var (
 				if code, err := g.ExitCode(30 * time.Second); code != 0 && !(code == 4 && m.away) || err != nil {
 					m.Errorf("a drained gateway ended with code %d, %v", code, err)
 				}
-				m.must(g.Restart())
+				m.revive(g)
 			}
 		}},
 	}

@@ -118,7 +118,7 @@ func TestFaultRedisAndAGatewayKilledTogether(t *testing.T) {
 				f.gateways[0].Kill()
 				f.must(f.r.Kill())
 				f.must(f.r.Restart())
-				f.must(f.gateways[0].Restart())
+				f.revive(f.gateways[0])
 				for _, p := range away {
 					p.Return()
 				}
