@@ -79,6 +79,25 @@ func TestSecondDeviceStartsAtItsOwnPosition(t *testing.T) {
 	b.wantPositions(phone, "e1/5")
 }
 
+// The laptop has 3 already when the phone comes in at 2, and nothing waits for the phone: 3 was published before it was attached, and
+// nobody publishes it again. So it isn't live before it has read 3 from the log.
+func TestWhoIsBehindTheFeedReadsFirst(t *testing.T) {
+	b := newBench(t)
+	laptop, one := b.attach("bob")
+	b.live(laptop, one, "e1", 0)
+	for offset := range uint64(3) {
+		b.stored("bob", "e1", offset+1)
+	}
+	phone, two := b.attach("bob")
+	if b.goLive(two, "e1", 2) {
+		t.Error("live at 2, and 3 will never come")
+	}
+	b.live(phone, two, "e1", 3) // which came from the log
+	b.stored("bob", "e1", 4)
+	b.wantPositions(laptop, "e1/1", "e1/2", "e1/3", "e1/4")
+	b.wantPositions(phone, "e1/4")
+}
+
 // The phone came in at 4 while the feed lagged at 2, and then the log was lost: Redis is empty, and the next message is the first of
 // another epoch. What it is worth only the log knows, so it is read, and both are told. Its offset is lower than the phone's position,
 // which says nothing: epochs come first.

@@ -302,6 +302,35 @@ func TestReadUnderWayGoesOnWhenTheLogIsFurther(t *testing.T) {
 	b.wantPositions(bob, "e1/1", "e1/2", "e1/3")
 }
 
+// Redis tells another history, and nothing else shows it: the channel's numbers are what they were, and nobody writes to bob. With the
+// pulse that says so his feed is compared with his log, which has another epoch, and reads it.
+func TestAnotherHistoryLineIsEnoughToCompare(t *testing.T) {
+	b := newBench(t)
+	bob, a := b.attach("bob")
+	b.live(bob, a, "e1", 0)
+	for range 2 {
+		b.do(command{kind: commandPulse, number: 1, line: "before"})
+	}
+	if b.checking {
+		t.Fatal("feeds are compared although nothing has changed")
+	}
+	b.do(command{kind: commandPulse, number: 1, line: "after"})
+	if !b.checking {
+		t.Fatal("no feed is compared")
+	}
+	for b.checking {
+		select {
+		case cmd := <-b.commands:
+			b.do(cmd)
+		case <-time.After(gatewaytest.Deadline):
+			t.Fatal("no log was looked at")
+		}
+	}
+	if b.feeds["u:bob"].repairing == nil {
+		t.Error("the log is not read")
+	}
+}
+
 // Bob's register is under way when a publish to his gateway is lost. He goes live, and has the message all the same: whoever waits for his
 // turn when something is missed reads his log once more.
 func TestWhatIsMissedWhileSomebodyComesIsRead(t *testing.T) {
