@@ -92,7 +92,7 @@ func (f *trial) people(n int, rate float64) {
 	room := func(i int) string { return "room" + strconv.Itoa(i/roomSize) }
 	for i := range n {
 		names[i] = "user" + strconv.Itoa(i)
-		come(names[i], "deviceId", "phone", "rooms", []string{room(i)})
+		come(names[i], "rooms", []string{room(i)})
 	}
 	come(names[0], "deviceId", "tablet", "rooms", []string{room(0)}, "byCursor", f.keeps)
 	coming.Wait()

@@ -348,6 +348,11 @@ func (p *Person) ended(ended *Ended) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ends[ended.Code]++
+	if ended.Code == 4502 && p.Device != "" {
+		// Nobody else is this device: what replaced it is an attempt of its own, given up before it was answered, that a gateway
+		// has read since.
+		return 0
+	}
 	if ended.Code >= 4500 || ended.Closing != nil && !ended.Closing.Reconnect {
 		p.gone = fmt.Errorf("told not to come back: %v", ended)
 	}

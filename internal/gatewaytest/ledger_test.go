@@ -49,6 +49,8 @@ func TestPeopleKeepALedger(t *testing.T) {
 	wantShown(t, l, 100)
 	tablet.Move(1)
 	wantShown(t, l, 100)
+	alice.Leave()
+	wantShown(t, l, 20)
 	alice.Move(1)
 	if err := l.Settle(30 * time.Second); err != nil {
 		t.Error(err)
