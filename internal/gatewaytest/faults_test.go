@@ -109,6 +109,27 @@ func (f *trial) people(n int, rate float64) {
 	}
 	f.ledger.people[n].Talk(Talk{To: []string{names[n-1], roomPrefix + room(0)}, Copies: 2, Rate: rate / 10, Window: 16})
 	f.shown(5 * n)
+	if f.keeps {
+		f.cursors(names[0], "u:"+names[0], "r:"+room(0)+"\x1f"+names[0])
+	}
+}
+
+// cursors waits until Redis knows the tablet of a user by these keys: one that it never heard of begins like a new one.
+func (f *trial) cursors(user string, keys ...string) {
+	f.Helper()
+	for _, key := range keys {
+		f.must(Poll(startDeadline, func() error {
+			found, err := f.r.Client().Keys(f.Context(), "cg:*:d:"+key).Result()
+			if err != nil || len(found) == 0 {
+				return fmt.Errorf("%s has no cursors: %v, %v", user, found, err)
+			}
+			known, err := f.r.Client().HExists(f.Context(), found[0], "tablet").Result()
+			if err == nil && !known {
+				err = fmt.Errorf("%s has no cursor of the tablet", found[0])
+			}
+			return err
+		}))
+	}
 }
 
 // roomSize is how many are in one room.

@@ -291,7 +291,6 @@ func TestTheLedgerSeesWhoIsToldOfflineFalsely(t *testing.T) {
 func TestTheLedgerSeesFalsePresence(t *testing.T) {
 	stays := []Stay{{From: tick(0), To: tick(10)}, {From: tick(12)}}
 	long := []Stay{{From: tick(0), To: tick(10)}, {From: tick(19)}}
-	still := []Stay{{From: tick(0), To: tick(10)}, {From: tick(12), Resumed: true}}
 	told := func(at int, state, version string) sighting { return sighting{tick(at), tick(at + 1), state, version} }
 	for name, tc := range map[string]struct {
 		seen  []sighting
@@ -301,12 +300,12 @@ func TestTheLedgerSeesFalsePresence(t *testing.T) {
 		"online all the time":       {[]sighting{told(1, "online", "e.1"), told(10, "online", ""), told(12, "online", "e.1")}, stays, ""},
 		"offline while away":        {[]sighting{told(1, "online", "e.1"), told(10, "offline", "")}, stays, ""},
 		"offline with a version":    {[]sighting{told(1, "online", "e.1"), told(10, "offline", "e.1")}, stays, FalseOffline},
-		"offline while there":       {[]sighting{told(1, "online", "e.1"), told(2, "offline", "")}, stays, FalseOffline},
+		"offline while there":       {[]sighting{told(1, "online", "e.1"), told(3, "offline", "")}, stays, FalseOffline},
+		"found too late":            {[]sighting{told(1, "online", "e.1"), told(15, "offline", "")}, stays, FalseOffline},
+		"found soon":                {[]sighting{told(1, "online", "e.1"), told(13, "offline", "")}, stays, ""},
 		"another version":           {[]sighting{told(1, "online", "e.1"), told(13, "online", "e.3")}, stays, FalseOffline},
 		"another version's epoch":   {[]sighting{told(1, "online", "e.1"), told(13, "online", "f.1")}, stays, PresenceForgotten},
 		"before she came":           {[]sighting{told(-1, "offline", "e.2"), told(1, "online", "e.3")}, stays, ""},
-		"her gateway stood still":   {[]sighting{told(1, "online", "e.1"), told(13, "offline", "")}, still, ""},
-		"it runs on for long":       {[]sighting{told(1, "online", "e.1"), told(15, "offline", "")}, still, FalseOffline},
 		"away for long":             {[]sighting{told(1, "online", "e.1"), told(16, "offline", "e.2"), told(20, "online", "e.3")}, long, ""},
 		"back, and offline at once": {[]sighting{told(1, "online", "e.1"), told(20, "offline", "e.3")}, long, FalseOffline},
 	} {

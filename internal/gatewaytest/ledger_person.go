@@ -92,7 +92,6 @@ type Ack struct {
 type Stay struct {
 	From, To time.Time
 	Gateway  string
-	Resumed  bool // on the connection of the stay before: its gateway had stood still
 }
 
 // Record is what a person wrote down. Who has two devices is two persons of one name.

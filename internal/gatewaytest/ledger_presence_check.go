@@ -22,7 +22,7 @@ func (v *Verdict) judgePresence(records []Record, seen map[string][]sighting, gr
 			v.Sightings++
 			there := slices.ContainsFunc(stays, func(x Stay) bool {
 				from := x.From
-				if x.Resumed {
+				if s.version == "" {
 					from = from.Add(renewal)
 				}
 				return from.Before(s.asked) && (x.To.IsZero() || x.To.After(s.told))
@@ -41,7 +41,8 @@ func (v *Verdict) judgePresence(records []Record, seen map[string][]sighting, gr
 	}
 }
 
-// renewal is how long a gateway that stood still may take until it counts again.
+// renewal is how long a gateway that stood still may take until it counts again, for those who waited and for those who come to it.
+// Until then nobody is found there, which is no state that has a version.
 const renewal = 2 * time.Second
 
 // changed notes a change of the version of somebody who was there all the time.

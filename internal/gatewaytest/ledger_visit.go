@@ -126,7 +126,7 @@ func (v *visit) hear(f *Frame) {
 	if n := len(p.stays); p.client == v.client && p.here && f.At.Sub(v.lastHeard) > 2*v.beat {
 		// Who heard nothing for so long, although it asked, can't say that it was there.
 		p.stays[n-1].To = v.lastHeard
-		p.stays = append(p.stays, Stay{From: f.At, Gateway: p.stays[n-1].Gateway, Resumed: true})
+		p.stays = append(p.stays, Stay{From: f.At, Gateway: p.stays[n-1].Gateway})
 	}
 	v.lastHeard = f.At
 	if h, ok := hear(f, v.conn); ok && p.logs[h.Room] != nil {
