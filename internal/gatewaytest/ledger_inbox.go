@@ -90,9 +90,10 @@ type inbox struct {
 	at    Position
 	gapOf string // epoch of the gap that led here, while nothing else has come; what else is told of it leads to the same place
 	// byCursor is the way of a device that doesn't say where it goes on: what it has kept since its cursor was written comes
-	// again. back is the next offset of that, 0: none.
+	// again. back is the next offset of that, 0: none. The cursor may be of an earlier epoch, whose gap comes again too.
 	byCursor bool
 	back     uint64
+	epochs   map[string]bool // in which it has been
 	has      map[letterKey]bool
 }
 
@@ -150,7 +151,12 @@ func (in *inbox) registered(h *Heard) (complaint string) {
 func (in *inbox) gap(h *Heard) (complaint string) {
 	before, second := in.at, in.gapOf != "" && h.Pos == in.at
 	in.known, in.at, in.gapOf = true, h.Pos, h.Epoch
+	if in.epochs == nil {
+		in.epochs = make(map[string]bool)
+	}
+	in.epochs[before.Epoch] = true
 	switch {
+	case in.byCursor && h.Reason == "history" && in.epochs[h.Epoch] && h.Epoch != before.Epoch:
 	case second: // it says more of what the first one led over
 	case h.Epoch != before.Epoch:
 		return fmt.Sprintf("a gap in epoch %s at %v", h.Epoch, before)

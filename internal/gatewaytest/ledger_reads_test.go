@@ -85,6 +85,26 @@ func TestAGoodRecordOfManyLogsPasses(t *testing.T) {
 	}
 }
 
+// The tablet's cursor was written before history changed, and not since: when it comes back it hears of the change again, and gets
+// again what it has behind it. To one that says where it goes on nobody may tell that.
+func TestACursorOfAnEarlierEpochIsForgiven(t *testing.T) {
+	for byCursor, want := range map[bool]int{true: 0, false: 1} {
+		s := goodWideStory()
+		s.tablet.ByCursor = byCursor
+		s.tablet.Heard[atResume].Pos.Offset = 4
+		s.tablet.Heard = slices.Delete(s.tablet.Heard, atResume+1, atResume+3)
+		gap, copied := *last(&s.tablet, 6), *last(&s.tablet, tabletCopy)
+		if gap.Type != "gap" {
+			t.Fatalf("%+v is no gap", gap)
+		}
+		gap.At, gap.Pos.Offset, copied.At = tick(17), 9, tick(18)
+		s.tablet.Heard = append(s.tablet.Heard, Heard{Type: "registered", Conn: 3, At: tick(17), Pos: Position{"second", 9}}, gap, copied)
+		if v := Compare(s.records()); v.Count(HoleNotAnnounced) != want || (v.Err() == nil) != byCursor {
+			t.Errorf("by cursor %v: %v", byCursor, v.Err())
+		}
+	}
+}
+
 // What can go wrong in a room, with a copy, or on the second device is done to a good record once each.
 func TestTheLedgerSeesEachFaultInEachLog(t *testing.T) {
 	for name, tc := range map[string]struct {
