@@ -202,6 +202,7 @@ func TestFaultMix(t *testing.T) {
 			m.trial = try(t, r, 3, slices.Concat(swift, tc.flags, []string{"--drain.delay=0", "--drain.window=500ms"})...)
 			m.dice = m.trial.dice()
 			m.keeps = len(tc.may) == 0
+			m.ledger.Forgetful = slices.Contains(tc.may, FalseOffline)
 			m.people(8, 30)
 			happened := make(Counts)
 			until := time.Now().Add(*chaosFor / time.Duration(len(settings)))

@@ -33,6 +33,9 @@ type Ledger struct {
 	Heartbeat time.Duration
 	// Grace is a little less than that of the gateways (--cluster.grace): nobody who was away for less may be seen offline.
 	Grace time.Duration
+	// Forgetful is a Redis that may lose everything, with the names of the epochs there were: whoever was away while one came and went
+	// hears only that his own has ended, by a gap without an end.
+	Forgetful bool
 	// Seed makes the people's dice fall the same way again, as far as time does.
 	Seed uint64
 
@@ -189,7 +192,7 @@ func (l *Ledger) Records() []Record {
 
 // Check compares everything written down so far. While people still talk, what is under way counts as lost.
 func (l *Ledger) Check() *Verdict {
-	v := Compare(l.Records())
+	v := compare(l.Records(), l.Forgetful)
 	if _, o := l.everyone(); o != nil {
 		records := l.Records()
 		v.judgePresence(records, o.seen(), l.Grace)

@@ -8,9 +8,11 @@ import (
 // Compare compares what people wrote down.
 //
 // A fault is listed under the promise it breaks (docs/delivery.md), once for each message and reader.
-func Compare(records []Record) *Verdict {
+func Compare(records []Record) *Verdict { return compare(records, false) }
+
+func compare(records []Record, forgetful bool) *Verdict {
 	c := checker{
-		v: newVerdict(), letters: make(map[letterKey]*Letter), names: make(map[string]bool), due: make(map[string][]*Letter),
+		v: newVerdict(), forgetful: forgetful, letters: make(map[letterKey]*Letter), names: make(map[string]bool), due: make(map[string][]*Letter),
 		at: make(map[string]map[Position]letterKey), places: make(map[string]map[letterKey][]Position),
 	}
 	for i := range records {
@@ -52,12 +54,14 @@ func Compare(records []Record) *Verdict {
 }
 
 type checker struct {
-	v       *Verdict
-	letters map[letterKey]*Letter
-	names   map[string]bool
-	due     map[string][]*Letter                // by address: what was sent there, and what its owner has a copy of
-	at      map[string]map[Position]letterKey   // by address: what is at each position, whoever was told so
-	places  map[string]map[letterKey][]Position // by address: where readers got it
+	v *Verdict
+	// forgetful: see Ledger
+	forgetful bool
+	letters   map[letterKey]*Letter
+	names     map[string]bool
+	due       map[string][]*Letter                // by address: what was sent there, and what its owner has a copy of
+	at        map[string]map[Position]letterKey   // by address: what is at each position, whoever was told so
+	places    map[string]map[letterKey][]Position // by address: where readers got it
 }
 
 // put notes what is at a position of a log; another than is known there is a fault.
@@ -241,7 +245,7 @@ func (rd *reading) settle(m *Letter) {
 	if ack.Pos.Epoch == rd.first.Epoch && ack.Pos.Offset <= rd.first.Offset {
 		return // it was there before its receiver first came, who asked for nothing older
 	}
-	said := slices.ContainsFunc(rd.gaps, func(g *Heard) bool { return g.announces(ack.Pos) })
+	said := slices.ContainsFunc(rd.gaps, func(g *Heard) bool { return rd.announced(g, ack.Pos, ack) })
 	list := LostSilently
 	if said {
 		list = LostAnnounced
@@ -261,13 +265,18 @@ func (rd *reading) missCopy(m *Letter) {
 		if len(places) == 0 {
 			return !g.At.Before(m.Tries[0].At)
 		}
-		return slices.ContainsFunc(places, g.announces)
+		return slices.ContainsFunc(places, func(at Position) bool { return rd.announced(g, at, m.Acks[0]) })
 	})
 	list := LostSilently
 	if said {
 		list = LostAnnounced
 	}
 	rd.checker.v.fault(list, "%s of %s, acknowledged at %s: %s never got the copy", m.ID, m.From, clock(m.Acks[0].At), rd.name)
+}
+
+// announced reports whether a gap says that what was at a position may be missing.
+func (rd *reading) announced(g *Heard, at Position, ack Ack) bool {
+	return g.announces(at) || rd.checker.forgetful && rd.skips(g, Ack{At: ack.At, Pos: at})
 }
 
 // skips reports whether a gap leads over a whole epoch of which its receiver never heard: what it had from some offset on

@@ -235,6 +235,14 @@ func TestAGapNamesAnEpochThatCameAndWent(t *testing.T) {
 			if v.Count(tc.want) != 1 {
 				t.Errorf("want it to be %s: %v", tc.want, v)
 			}
+			// A Redis that lost everything can't name it: the gap of the epoch before, without an end, stands for it.
+			if v = compare(s.records(), true); v.Count(LostAnnounced) != 1 {
+				t.Errorf("of a Redis that forgets, want it to be announced: %v", v)
+			}
+			s.bob.Heard[atGap].ToGone, s.bob.Heard[atGap].Reason = 6, "ahead"
+			if v = compare(s.records(), true); tc.from == 0 && v.Count(LostSilently) == 0 {
+				t.Errorf("a gap with an end says nothing of it: %v", v)
+			}
 		})
 	}
 }
