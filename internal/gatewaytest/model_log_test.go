@@ -172,7 +172,11 @@ func (l *modelLife) resume(at modelPosition) (start uint64, gaps []modelGap) {
 		// Nothing is known of where it ended: all that is kept may be new.
 		start = l.first - 1
 		gaps = []modelGap{{at.Epoch, at.Offset + 1, 0, "history", l.at(start)}}
-		return start, append(gaps, l.ends(max(0, len(l.eras)-1-knownEpochs), start)...)
+		gaps = append(gaps, l.ends(max(0, len(l.eras)-1-knownEpochs), start)...)
+		if start > 0 {
+			gaps = append(gaps, modelGap{l.epoch(), 1, start, "trimmed", l.at(start)})
+		}
+		return start, gaps
 	}
 	present, end := era == len(l.eras)-1, l.reach(era)
 	start = min(at.Offset, end)

@@ -51,6 +51,9 @@ func (l *Log) Resume(at protocol.Position) Resumption {
 		r.Start = l.First - 1
 		r.Gaps = []protocol.Gap{{Epoch: at.Epoch, From: at.Offset + 1, Reason: protocol.GapHistory, Next: l.position(r.Start)}}
 		r.rolled(l, len(l.Rolls))
+		if r.Start > 0 {
+			r.trimmed(l, 0) // acknowledged in the present epoch, and dropped before this client came
+		}
 		return r
 	default:
 		r.Start = min(at.Offset, end)

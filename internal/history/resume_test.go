@@ -58,11 +58,15 @@ func TestWhatAPositionIsWorth(t *testing.T) {
 			{Epoch: "x", From: 34, Reason: protocol.GapHistory, Next: next(20)},
 			{Epoch: "e1", From: 31, Reason: protocol.GapHistory, Next: next(20)},
 			{Epoch: "e2", From: 41, Reason: protocol.GapHistory, Next: next(20)},
+			{Epoch: "e3", From: 1, To: 20, Reason: protocol.GapTrimmed, Next: next(20)},
 		}},
 		"a foreign epoch, nothing kept": {
 			Log{Epoch: "e3", First: 51, Top: 50},
 			"x", 2, 50,
-			[]protocol.Gap{{Epoch: "x", From: 3, Reason: protocol.GapHistory, Next: next(50)}},
+			[]protocol.Gap{
+				{Epoch: "x", From: 3, Reason: protocol.GapHistory, Next: next(50)},
+				{Epoch: "e3", From: 1, To: 50, Reason: protocol.GapTrimmed, Next: next(50)},
+			},
 		},
 		"nothing kept":              {Log{Epoch: "e3", First: 51, Top: 50}, "e3", 48, 50, []protocol.Gap{trimmed(49, 50)}},
 		"nothing kept, at the top":  {Log{Epoch: "e3", First: 51, Top: 50}, "e3", 50, 50, nil},
