@@ -39,12 +39,13 @@ type Connection struct {
 	tally   *tally
 
 	// Owned by the reader.
-	in        *input      // nil at rest, and always where raw is nil
+	in        *input      // nil at rest
 	frameLeft int64       // so much of the frame gorilla is reading was not given to it; only with in
 	rbuf      *readBuffer // nil at rest
 	looked    bool        // arrived was asked since the reader came to rest
 	inMessage bool        // a message has begun and is not complete: rbuf holds its beginning
-	refused   bool        // gorilla gave up on what came: nothing more can be read as WebSocket
+	refused   bool        // what came was given up: nothing more can be read as WebSocket
+	first     [1]byte     // what a reader that waits in gorilla has room for at rest
 
 	// Written by the reader before waiting is set, read by others after they saw waiting.
 	wake chan struct{}
@@ -63,7 +64,7 @@ type Connection struct {
 	lastByte     atomic.Int64 // the last byte from the client
 	lastPing     atomic.Int64 // the last text frame, a heartbeat if there was nothing else to say
 	pingSent     atomic.Int64 // 0: no ping is unanswered
-	messageBegan atomic.Int64 // 0: between messages
+	messageBegan atomic.Int64 // the first byte of a message or of another frame that is not complete; 0: nothing is
 	registerFrom atomic.Int64 // RegisterTimeout runs from here
 	expires      atomic.Int64 // what was shown to be let in is good until here; 0: for good
 

@@ -56,6 +56,20 @@ func (f *fakeClock) stand(cfg *Config)       { f.nanos.Store(int64(time.Hour)); 
 // newGate starts a server with the default figures, changed by tune; its handler echoes unless handle is set before the first message.
 func newGate(t testing.TB, tune func(*Config)) *gate {
 	t.Helper()
+	g := prepareGate(t, tune)
+	g.srv.Start()
+	return g
+}
+
+// newTLSGate is the same behind TLS.
+func newTLSGate(t testing.TB, tune func(*Config)) *gate {
+	t.Helper()
+	g := prepareGate(t, tune)
+	g.srv.StartTLS()
+	return g
+}
+
+func prepareGate(t testing.TB, tune func(*Config)) *gate {
 	cfg := DefaultConfig()
 	cfg.CloseWait = patience // a test that does not answer a close frame says so
 	g := &gate{t: t, cfg: &cfg, upgraded: make(chan *Connection, 64), causes: map[*Connection]chan Cause{}}
@@ -64,7 +78,7 @@ func newGate(t testing.TB, tune func(*Config)) *gate {
 	}
 	g.m = NewManager(&cfg)
 	g.handle = func(c *Connection, b []byte) { c.Send(b) }
-	g.srv = httptest.NewServer(http.HandlerFunc(g.serveHTTP))
+	g.srv = httptest.NewUnstartedServer(http.HandlerFunc(g.serveHTTP))
 	t.Cleanup(g.stop)
 	return g
 }

@@ -14,8 +14,13 @@ import (
 // A timed gate has a clock that stands until it is moved, and a sweep that runs when told.
 func newTimedGate(t *testing.T, tune func(*Config)) *gate {
 	t.Helper()
+	return newTimed(t, newGate, tune)
+}
+
+func newTimed(t *testing.T, start func(testing.TB, func(*Config)) *gate, tune func(*Config)) *gate {
+	t.Helper()
 	clock := new(fakeClock)
-	g := newGate(t, func(cfg *Config) {
+	g := start(t, func(cfg *Config) {
 		clock.stand(cfg)
 		if tune != nil {
 			tune(cfg)
@@ -228,6 +233,68 @@ func TestMessageMustEnd(t *testing.T) {
 	r.wantClosing(protocol.CloseHeartbeatTimeout)
 	r.nc.Close()
 	g.wantEnd(c, KindMessageTimeout, protocol.CloseHeartbeatTimeout)
+}
+
+// From the first byte of anything the rest has ten seconds, in however many pieces it comes and whatever comes between: a header, a
+// control frame, a fragment. Over TLS, too, where gorilla waits for it.
+func TestWhatBeganMustEndInTime(t *testing.T) {
+	long, ping := clientFrame(opText, strings.Repeat("x", 60_000)), clientFrame(opPing, "are you there?")
+	for name, pieces := range map[string][][]byte{
+		"a header, byte by byte":      {long[:1], long[1:2], long[2:3]},
+		"a message, byte by byte":     {long[:15], long[15:16], long[16:17]},
+		"a ping, byte by byte":        {ping[:1], ping[1:3], ping[3:10]},
+		"behind a message":            {append(clientFrame(opText, ""), opText), {0x80 | 10}, {0, 0, 0}},
+		"behind a ping":               {append(ping, opText), {0x80 | 10}, {0, 0, 0}},
+		"fragments and pings":         {clientFrame(beginText, "x"), append(ping, clientFrame(goOn, "x")...), append(ping, goOn)},
+		"fragments without a payload": {clientFrame(beginText, ""), clientFrame(goOn, ""), clientFrame(goOn, "")},
+	} {
+		for over, start := range map[string]func(testing.TB, func(*Config)) *gate{"tcp": newGate, "tls": newTLSGate} {
+			t.Run(name+" over "+over, func(t *testing.T) {
+				g := newTimed(t, start, func(cfg *Config) { cfg.RegisterTimeout, cfg.PingAfter = 0, 0 })
+				c, r := g.dialAs(t)
+				sent := uint64(0)
+				for i, piece := range pieces {
+					r.write(piece)
+					sent += uint64(len(piece))
+					poll(t, "it was read", func() bool {
+						// What was read is noted a moment before what it began is.
+						return g.m.Stats().BytesIn == sent && c.messageBegan.Load() != 0
+					})
+					g.after([]time.Duration{4 * time.Second, 5 * time.Second, 2 * time.Second}[i])
+					if i < 2 {
+						g.wantAlive(c)
+					}
+				}
+				r.wantClosing(protocol.CloseHeartbeatTimeout)
+				r.nc.Close()
+				g.wantEnd(c, KindMessageTimeout, protocol.CloseHeartbeatTimeout)
+			})
+		}
+	}
+}
+
+// Between frames nothing has begun, whatever they were and however they were cut.
+func TestNothingIsBegunBetweenFrames(t *testing.T) {
+	ping, pong, text := clientFrame(opPing, "hello"), clientFrame(opPong, "hello"), clientFrame(opText, "hello")
+	for over, start := range map[string]func(testing.TB, func(*Config)) *gate{"tcp": newGate, "tls": newTLSGate} {
+		t.Run(over, func(t *testing.T) {
+			g := newTimed(t, start, func(cfg *Config) { cfg.RegisterTimeout, cfg.PingAfter, cfg.SilenceTimeout = 0, 0, 0 })
+			c, r := g.dialAs(t)
+			sent := uint64(0)
+			for name, frame := range map[string][]byte{
+				"ping": ping, "pong": pong, "text": text, "fragments": append(clientFrame(beginText, "a"), clientFrame(opCont, "b")...),
+			} {
+				for at := range frame {
+					r.write(frame[at : at+1])
+					sent++
+					poll(t, "it was read", func() bool { return g.m.Stats().BytesIn == sent })
+				}
+				poll(t, "nothing is begun after a "+name, func() bool { return c.messageBegan.Load() == 0 })
+				g.after(time.Minute)
+				g.wantAlive(c)
+			}
+		})
+	}
 }
 
 // With every limit off nothing ever happens.

@@ -1,7 +1,10 @@
 package connection
 
 import (
+	"cmp"
 	"encoding/binary"
+	"errors"
+	"io"
 	"math"
 	"sync"
 )
@@ -67,15 +70,36 @@ func (c *Connection) received(n int) {
 	}
 }
 
-// feed is what gorilla reads from, on a bare socket. It never gets anything past the end of a frame, so at the end of a message it holds
-// nothing back, and the reader may rest. In the middle of a message it waits.
+// firstByte waits for the first byte of a frame, for a reader that waits in gorilla. Between messages it holds nothing meanwhile.
+func (c *Connection) firstByte() error {
+	if !c.inMessage {
+		c.returnReadBuffer()
+	}
+	c.returnInput()
+	n, err := c.nc.Read(c.first[:])
+	c.received(n)
+	if n == 0 {
+		return cmp.Or(err, io.ErrNoProgress)
+	}
+	c.in = newInput()
+	c.in.b = append(c.in.b, c.first[0])
+	return nil
+}
+
+// feed is what gorilla reads from. It never gets anything past the end of a frame, so at the end of a message it holds nothing back, and
+// the reader may rest. In the middle of a message it waits.
 func (c *Connection) feed(p []byte) (int, error) {
 	for c.frameLeft == 0 {
 		size, known := frameSize(c.in.rest())
 		if known {
+			if oddClose(c.in.rest()) {
+				c.refuse(Cause{Kind: KindProtocol, Reason: "close frame of one byte"})
+				return 0, errOddClose
+			}
 			c.frameLeft = size
 			break
 		}
+		c.begun()
 		n, err := c.nc.Read(c.in.room())
 		c.in.b = c.in.b[:len(c.in.b)+n]
 		c.received(n)
@@ -114,7 +138,9 @@ func (c *Connection) begins() bool {
 			return false
 		case b[0] == opPing:
 			_ = c.pinged(unmask(b[:size]))
-		case b[0] != opPong:
+		case b[0] == opPong:
+			_ = c.ponged("")
+		default:
 			return true
 		}
 		c.in.used += int(size)
@@ -156,6 +182,12 @@ func frameSize(b []byte) (size int64, known bool) {
 	}
 	return int64(header) + int64(payload), true
 }
+
+// oddClose reports whether a header is that of a close frame whose payload has one byte: no code fits in, and RFC 6455 §5.5.1 has either
+// none or two bytes of it. gorilla takes it for a close without a code.
+func oddClose(header []byte) bool { return header[0] == opClose && header[1] == 0x80|1 }
+
+var errOddClose = errors.New("connection: close frame of one byte")
 
 // unmask is the payload of a whole control frame.
 func unmask(frame []byte) string {

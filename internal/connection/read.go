@@ -32,7 +32,7 @@ func (c *Connection) Run(handle func(frame []byte)) Cause {
 
 // read returns the error that ended the reading, never nil. On a bare socket it waits here, a few calls deep: see stack.
 func (c *Connection) read(handle func([]byte)) error {
-	if c.raw == nil || c.manager == nil {
+	if c.waits() {
 		for {
 			if err := c.message(handle); err != nil {
 				return err
@@ -51,6 +51,10 @@ func (c *Connection) read(handle func([]byte)) error {
 	}
 }
 
+// waits reports whether gorilla waits for what comes, at rest too: something stands between us and the socket (TLS), or nobody lends a
+// stack.
+func (c *Connection) waits() bool { return c.raw == nil || c.manager == nil }
+
 // turn reads what has come, handles it, and holds nothing afterwards but the beginning of what it can't hand on yet.
 func (c *Connection) turn(handle func([]byte)) error {
 	if err := c.fill(); err != nil {
@@ -63,6 +67,9 @@ func (c *Connection) turn(handle func([]byte)) error {
 	}
 	c.returnReadBuffer()
 	c.returnInput()
+	if c.in != nil {
+		c.begun()
+	}
 	return nil
 }
 
@@ -87,10 +94,6 @@ func (c *Connection) message(handle func([]byte)) error {
 	if c.closing() {
 		return nil
 	}
-	if !utf8.Valid(frame) {
-		c.Close(Cause{Kind: KindBadData, Code: protocol.CloseInvalidPayload, Reason: "text that is not UTF-8"})
-		return nil
-	}
 	c.busy.Store(true)
 	handle(frame)
 	c.Text()
@@ -98,14 +101,16 @@ func (c *Connection) message(handle func([]byte)) error {
 	return nil
 }
 
-// readMessage reads to the end of a message. gorilla has checked its announced length against the limit before it is read.
+// readMessage reads to the end of a message, or to its first byte that is no UTF-8 (RFC 6455 §8.1), and then the connection is closing.
+// gorilla has checked its announced length against the limit before it is read.
 func (c *Connection) readMessage(r io.Reader) ([]byte, error) {
 	if c.rbuf == nil {
 		c.rbuf = readBuffers.Get().(*readBuffer)
 	}
 	c.inMessage = true
-	c.messageBegan.Store(c.lastByte.Load())
+	c.begun()
 	b := c.rbuf.b[:0]
+	valid := 0 // of b
 	for {
 		if len(b) == cap(b) {
 			b = append(b, 0)[:len(b)]
@@ -113,6 +118,15 @@ func (c *Connection) readMessage(r io.Reader) ([]byte, error) {
 		n, err := r.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
 		c.rbuf.b = b
+		whole := len(b)
+		if err != io.EOF {
+			whole -= unfinished(b[valid:])
+		}
+		if !utf8.Valid(b[valid:whole]) {
+			c.Close(Cause{Kind: KindBadData, Code: protocol.CloseInvalidPayload, Reason: "text that is not UTF-8"})
+			err = io.EOF // as far as we care
+		}
+		valid = whole
 		if err == io.EOF {
 			c.inMessage = false
 			c.messageBegan.Store(0)
@@ -121,6 +135,34 @@ func (c *Connection) readMessage(r io.Reader) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
+	}
+}
+
+// unfinished is how many bytes at the end of b are the beginning of a character.
+func unfinished(b []byte) int {
+	for n := 1; n < utf8.UTFMax && n <= len(b); n++ {
+		if tail := b[len(b)-n:]; utf8.RuneStart(tail[0]) {
+			if utf8.FullRune(tail) { // also where it can't become one
+				return 0
+			}
+			return n
+		}
+	}
+	return 0
+}
+
+// begun notes that a part of something has come: from now on the rest of it has MessageTimeout. It changes nothing while what began
+// earlier is not complete, so that a client can't stretch a message by sending it slowly, or in ever more fragments.
+func (c *Connection) begun() {
+	if c.messageBegan.Load() == 0 {
+		c.messageBegan.Store(c.lastByte.Load())
+	}
+}
+
+// control notes that a control frame is complete. Between fragments it ends nothing.
+func (c *Connection) control() {
+	if !c.inMessage {
+		c.messageBegan.Store(0)
 	}
 }
 
@@ -194,8 +236,14 @@ func (c *Connection) wakeReader() {
 
 // pinged answers a ping. On the reader.
 func (c *Connection) pinged(data string) error {
+	c.control()
 	c.appendPong(data)
 	c.Flush()
+	return nil
+}
+
+func (c *Connection) ponged(string) error {
+	c.control()
 	return nil
 }
 
@@ -206,9 +254,14 @@ func (c *Connection) clientClosed(code int, text string) error {
 	return nil
 }
 
-// refuse turns the close frame that gorilla would send into a Close. On the reader, inside of gorilla.
-func (c *Connection) refuse(frame []byte) {
+// refuse ends the connection for what it read, which can't be read on as WebSocket. On the reader, inside of gorilla.
+func (c *Connection) refuse(cause Cause) {
 	c.refused = true
+	c.Close(cause)
+}
+
+// closeOf is what the close frame means that gorilla would send.
+func closeOf(frame []byte) Cause {
 	cause := Cause{Kind: KindProtocol}
 	if len(frame) >= 4 {
 		cause.Code = protocol.CloseCode(binary.BigEndian.Uint16(frame[2:]))
@@ -218,7 +271,7 @@ func (c *Connection) refuse(frame []byte) {
 		cause.Kind = KindTooLarge
 		cause.Reason = ""
 	}
-	c.Close(cause)
+	return cause
 }
 
 // linger makes sure that there is a cause, and lets the closing handshake end: at most CloseWait after Close.

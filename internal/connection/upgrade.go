@@ -49,6 +49,7 @@ func Upgrade(w http.ResponseWriter, r *http.Request, u *websocket.Upgrader, id p
 	c.registerFrom.Store(now)
 	ws.SetReadLimit(cfg.MaxFrameBytes)
 	ws.SetPingHandler(c.pinged)
+	ws.SetPongHandler(c.ponged)
 	ws.SetCloseHandler(c.clientClosed)
 	return c, nil
 }
@@ -73,16 +74,12 @@ type socket Connection
 
 func (s *socket) Read(p []byte) (int, error) {
 	c := (*Connection)(s)
-	if c.in != nil {
-		return c.feed(p)
+	if c.waits() && c.frameLeft == 0 && (c.in == nil || len(c.in.rest()) == 0) {
+		if err := c.firstByte(); err != nil {
+			return 0, err
+		}
 	}
-	// gorilla reads only when it has nothing left: between messages this is the moment of rest.
-	if !c.inMessage {
-		c.returnReadBuffer()
-	}
-	n, err := c.nc.Read(p)
-	c.received(n)
-	return n, err
+	return c.feed(p)
 }
 
 // Write passes the handshake through. After it gorilla writes only one thing by itself: a close frame, when what it reads breaks the
@@ -92,7 +89,7 @@ func (s *socket) Write(p []byte) (int, error) {
 	if !c.upgraded {
 		return c.nc.Write(p)
 	}
-	c.refuse(p)
+	c.refuse(closeOf(p))
 	return len(p), nil
 }
 
