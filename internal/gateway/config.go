@@ -34,6 +34,7 @@ type Config struct {
 	Origins        []string `zero:"same host only" placeholder:"ORIGIN" help:"Further origins whose pages may connect, each in full: https://chat.example.com."`
 
 	Auth      AuthConfig      `embed:"" prefix:"auth." group:"Tokens (the same on every gateway)"`
+	TLS       TLSConfig       `embed:"" prefix:"tls." group:"TLS on the public listener"`
 	Redis     RedisConfig     `embed:"" prefix:"redis." group:"Redis"`
 	Limits    LimitsConfig    `embed:"" prefix:"limits." group:"Limits"`
 	Heartbeat HeartbeatConfig `embed:"" prefix:"heartbeat." group:"Life of a connection"`
@@ -73,6 +74,15 @@ func (c AuthConfig) Enabled() bool {
 	v := c.Verification(nil)
 	return v.Enabled()
 }
+
+// TLSConfig has the public listener speak TLS: wss:// and https://, and nothing else.
+type TLSConfig struct {
+	Cert string `zero:"no TLS" placeholder:"FILE" help:"Certificate chain of the public listener, PEM; read at start. With it only wss:// and https:// are served."`
+	Key  string `zero:"no TLS" placeholder:"FILE" help:"Its private key, PEM."`
+}
+
+// On reports whether the public listener speaks TLS.
+func (c TLSConfig) On() bool { return c.Cert != "" }
 
 // RedisConfig says where the shared state lives. See Universal for the forms of URL.
 type RedisConfig struct {
@@ -213,6 +223,9 @@ func (c Config) validateEdge(wrong func(name, format string, args ...any)) {
 			wrong("internal-listen", "must differ from listen")
 		}
 	}
+	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
+		wrong("tls.key", "must be set together with tls.cert")
+	}
 	if _, err := handler.ParseProxies(c.TrustedProxies); err != nil {
 		wrong("trusted-proxies", "%v", err)
 	}
@@ -303,6 +316,14 @@ func (c Config) PageOn() bool {
 
 // warnInsecure is repeated every minute: a flag that was set to try something must not be forgotten.
 const warnInsecure = "insecure is set: anyone who reaches this gateway may use any name"
+
+// scheme is what browsers begin the public listener's addresses with.
+func (c Config) scheme() string {
+	if c.TLS.On() {
+		return "https"
+	}
+	return "http"
+}
 
 // Warnings are the choices in a valid Config that an operator should see in the log.
 func (c Config) Warnings() []string {

@@ -55,7 +55,7 @@ func RunDev(ctx context.Context, cfg Config, nodes int, log *slog.Logger) error 
 		defer cancel()
 		errs[nodes] = NewBalancer(front, backends, log).Run(life)
 	})
-	log.Info("cluster is up", "nodes", nodes, "url", "http://"+front.Addr().String()+"/")
+	log.Info("cluster is up", "nodes", nodes, "url", cfg.scheme()+"://"+front.Addr().String()+"/")
 	running.Wait()
 	stop()
 	balancing.Wait()
@@ -93,6 +93,9 @@ func devGateways(cfg Config, nodes int, log *slog.Logger) (gateways []*Gateway, 
 		var g *Gateway
 		if err == nil {
 			g, err = assemble(one, b, log)
+		}
+		if err == nil {
+			g.local = g.local && onLoopback(cfg.Listen) // it is called by the balancer's name
 		}
 		if err != nil {
 			for _, g := range gateways {

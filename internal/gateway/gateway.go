@@ -3,11 +3,11 @@ package gateway
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -46,9 +46,13 @@ type Gateway struct {
 	tokens    *auth.Verifier    // nil: none are taken
 	revoked   *auth.Revocations // nil with tokens
 	handler   *handler.Handler
-	public    net.Listener
+	public    *door
+	tls       *tls.Config  // of the public listener; nil: it speaks plain HTTP
+	local     bool         // the public listener serves names of this machine only
 	internal  net.Listener // nil when there is none
 	started   time.Time
+
+	foreignHosts atomic.Uint64 // requests refused for their Host
 
 	open     atomic.Bool // clients are let in: the channels are subscribed
 	draining atomic.Bool
@@ -170,13 +174,24 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	}, g.conns, g.manager, g.registry, g.router, g.admission)
 
 	// A client that is gone is found by our pings. TCP's would cost four more system calls for each connection.
+	if cfg.TLS.On() {
+		cert, err := tls.LoadX509KeyPair(cfg.TLS.Cert, cfg.TLS.Key)
+		if err != nil {
+			return nil, fmt.Errorf("tls.cert, tls.key: %w", err)
+		}
+		// A WebSocket is upgraded from HTTP/1.1, so nothing else is offered.
+		g.tls = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+	}
+	g.local = onLoopback(cfg.Listen) && len(cfg.Origins) == 0
 	public := net.ListenConfig{}
 	if conns.PingAfter > 0 && conns.PongWait > 0 {
 		public.KeepAlive = -1
 	}
-	if g.public, err = public.Listen(context.Background(), "tcp", cfg.Listen); err != nil {
+	listener, err := public.Listen(context.Background(), "tcp", cfg.Listen)
+	if err != nil {
 		return nil, err
 	}
+	g.public = openDoor(listener, OpenFileLimit(), g.manager.Count, log)
 	if cfg.InternalListen != "" {
 		if g.internal, err = net.Listen("tcp", cfg.InternalListen); err != nil {
 			return nil, err
@@ -193,10 +208,11 @@ func (g *Gateway) Addr() net.Addr { return g.public.Addr() }
 
 // closeFiles closes what New opened.
 func (g *Gateway) closeFiles() {
-	for _, l := range []net.Listener{g.public, g.internal} {
-		if l != nil {
-			_ = l.Close()
-		}
+	if g.public != nil {
+		_ = g.public.Close()
+	}
+	if g.internal != nil {
+		_ = g.internal.Close()
 	}
 	_ = g.backend.close()
 	if g.embedded != nil {
@@ -240,9 +256,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 		parts.Go(func() { remind(life, g.log, warnInsecure) })
 	}
 	start("cursors", g.handler.Run)
-	start("public listener", serveHTTP(g.public, g.publicMux(), g.log))
+	start("public listener", g.servePublic)
 	if g.internal != nil {
-		start("internal listener", serveHTTP(g.internal, g.internalMux(), g.log))
+		start("internal listener", g.serveInternal)
 	}
 	parts.Go(func() { g.openWhenListening(life) })
 
@@ -287,7 +303,7 @@ func (g *Gateway) announce() {
 		attrs = append(attrs, "internal", g.internal.Addr().String())
 	}
 	if g.cfg.PageOn() {
-		attrs = append(attrs, "page", "http://"+g.public.Addr().String()+"/")
+		attrs = append(attrs, "page", g.cfg.scheme()+"://"+g.public.Addr().String()+"/")
 	}
 	g.log.Info("listening", attrs...)
 }
@@ -353,21 +369,5 @@ func pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-t.C:
 	case <-ctx.Done():
-	}
-}
-
-// serveHTTP returns a run function for one listener.
-func serveHTTP(l net.Listener, h http.Handler, log *slog.Logger) func(context.Context) error {
-	return func(ctx context.Context) error {
-		s := &http.Server{
-			Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
-			ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		}
-		stop := context.AfterFunc(ctx, func() { _ = s.Close() })
-		defer stop()
-		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return nil
 	}
 }

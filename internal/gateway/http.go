@@ -1,14 +1,71 @@
 package gateway
 
 import (
+	"context"
+	"crypto/tls"
 	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
 	"net/http"
 	"net/http/pprof"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"chatgate/internal/console"
 )
+
+// What a client may take its time for, before it is upgraded. After that its connection has the rules of package connection.
+const (
+	headerTimeout  = 5 * time.Second // from connecting to the end of the header, TLS included
+	requestTimeout = 10 * time.Second
+	answerTimeout  = 10 * time.Second
+	idleTimeout    = time.Minute
+	maxHeaderBytes = 16 << 10 // net/http takes 4 KB more, then answers 431
+)
+
+// servePublic runs the public listener until ctx ends.
+func (g *Gateway) servePublic(ctx context.Context) error {
+	h := g.publicMux()
+	if g.local {
+		h = localHosts(h, &g.foreignHosts)
+	}
+	var l net.Listener = g.public
+	if g.tls != nil {
+		l = tls.NewListener(l, g.tls)
+	}
+	// A body nobody asked for, or an answer nobody reads, would hold the connection for ever. Upgraded ones lose these deadlines.
+	s := g.server(h)
+	s.ReadTimeout, s.WriteTimeout, s.ConnState = requestTimeout, answerTimeout, g.public.state
+	return serveHTTP(ctx, s, l)
+}
+
+// serveInternal runs the internal listener until ctx ends. Profiles are written for as long as they were asked for, so its answers have
+// no deadline.
+func (g *Gateway) serveInternal(ctx context.Context) error {
+	h := g.internalMux()
+	if onLoopback(g.cfg.InternalListen) {
+		h = localHosts(h, &g.foreignHosts)
+	}
+	return serveHTTP(ctx, g.server(h), g.internal)
+}
+
+func (g *Gateway) server(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+	}
+}
+
+func serveHTTP(ctx context.Context, s *http.Server, l net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
+	defer stop()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
 
 // publicMux serves clients and the balancer.
 func (g *Gateway) publicMux() http.Handler {
@@ -65,6 +122,8 @@ func (g *Gateway) serveReady(w http.ResponseWriter, _ *http.Request) {
 		reason = "redis does not answer"
 	case !g.router.Subscribed():
 		reason = "not subscribed"
+	case g.public.paused.Load():
+		reason = "no open files to spare"
 	}
 	if reason != "" {
 		writeJSON(w, http.StatusServiceUnavailable, map[string]string{"status": "unready", "reason": reason})
@@ -85,6 +144,7 @@ func (g *Gateway) serveCheck(w http.ResponseWriter, _ *http.Request) {
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")

@@ -32,6 +32,10 @@ type figures struct {
 	strays    uint64 // connections to Redis
 	tokens    auth.Stats
 	revoked   auth.RevocationStats
+	hosts     uint64 // requests refused for their Host
+	pauses    uint64
+	raw       int64 // sockets of the public listener that are not upgraded
+	paused    bool
 }
 
 type metric struct {
@@ -98,6 +102,10 @@ var metrics = []metric{
 	counter("key_set_failed_fetches_total", "Fetches of key sets that failed; the keys from before stay.", func(f *figures) float64 { return float64(f.tokens.FetchFailed) }),
 	gauge("revocations", "Revocations known here.", func(f *figures) float64 { return float64(f.revoked.Held) }),
 	counter("revocation_failed_reads_total", "Times the revocations could not be read.", func(f *figures) float64 { return float64(f.revoked.Failed) }),
+	gauge("raw_connections", "Sockets of the public listener that are not upgraded.", func(f *figures) float64 { return float64(f.raw) }),
+	gauge("accepting_paused", "1 while no connections are accepted, for want of open files.", func(f *figures) float64 { return oneIf(f.paused) }),
+	counter("accepting_pauses_total", "Times accepting paused for want of open files.", func(f *figures) float64 { return float64(f.pauses) }),
+	counter("foreign_hosts_total", "Requests refused because a listener on loopback was called by another name.", func(f *figures) float64 { return float64(f.hosts) }),
 	counter("foreign_origins_total", "Handshakes refused for their Origin.", func(f *figures) float64 { return float64(f.handler.ForeignOrigins) }),
 	counter("failed_upgrades_total", "Requests to /ws that were no valid handshake.", func(f *figures) float64 { return float64(f.handler.FailedUpgrades) }),
 }
@@ -109,6 +117,13 @@ var (
 	refusedDesc  = prometheus.NewDesc("gateway_tokens_refused_total", "Tokens refused, by reason.", []string{"reason"}, nil)
 	errorsDesc   = prometheus.NewDesc("gateway_error_frames_total", "Error frames sent to clients, by code.", []string{"code"}, nil)
 )
+
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
@@ -123,7 +138,11 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	g := c.g
-	f := figures{g.manager.Stats(), g.router.Stats(), g.registry.Stats(), g.handler.Stats(), g.admission.Stats(), g.backend.strays(), auth.Stats{}, auth.RevocationStats{}}
+	f := figures{
+		Stats: g.manager.Stats(), router: g.router.Stats(), presence: g.registry.Stats(), handler: g.handler.Stats(),
+		admission: g.admission.Stats(), strays: g.backend.strays(),
+		hosts: g.foreignHosts.Load(), pauses: g.public.pauses.Load(), raw: g.public.raw.Load(), paused: g.public.paused.Load(),
+	}
 	if g.tokens != nil {
 		f.tokens, f.revoked = g.tokens.Stats(), g.revoked.Stats()
 	}

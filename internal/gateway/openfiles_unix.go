@@ -17,3 +17,12 @@ func OpenFileLimit() uint64 {
 	}
 	return uint64(limit.Cur)
 }
+
+// filesLeft reports whether this process can open another file.
+func filesLeft() bool {
+	fd, err := syscall.Dup(0)
+	if err == nil {
+		_ = syscall.Close(fd)
+	}
+	return !isOutOfFiles(err)
+}
