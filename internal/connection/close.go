@@ -12,7 +12,7 @@ var expired = time.Unix(1, 0)
 
 // Close ends the connection; the first cause wins, and later calls do nothing. It never waits. The client gets a closing frame and a
 // close frame, where its socket still takes them, and has CloseWait to answer; then Run returns. A client that can't be reached any more
-// (KindNetwork, KindSlowConsumer) is not waited for.
+// (KindNetwork, KindSlowConsumer) is not waited for, and one that left a ping unanswered has been waited for.
 func (c *Connection) Close(cause Cause) {
 	cause = cause.complete()
 	if !c.cause.CompareAndSwap(nil, &cause) {
@@ -31,6 +31,9 @@ func (c *Connection) Close(cause Cause) {
 	c.mu.Unlock()
 	_ = c.nc.SetReadDeadline(time.Now().Add(c.cfg.CloseWait))
 	c.Flush()
+	if cause.Kind == KindPingTimeout {
+		_ = c.nc.SetReadDeadline(expired)
+	}
 }
 
 // giveUp frees what the outbox holds and wakes whoever reads or writes. A slow consumer whose socket was not found full, because its

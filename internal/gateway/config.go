@@ -120,7 +120,7 @@ type HeartbeatConfig struct {
 	Interval        time.Duration `default:"30s" help:"How often clients are asked to send a heartbeat."`
 	PresenceTTL     time.Duration `default:"90s" help:"How long a connection counts as present after its last refresh."`
 	Silence         time.Duration `default:"90s" zero:"never" help:"A connection without a text frame for this long is closed."`
-	PingAfter       time.Duration `default:"20s" zero:"no pings" help:"Silence on the socket before the gateway pings."`
+	PingAfter       time.Duration `default:"16s" zero:"no pings" help:"Silence on the socket before the gateway pings."`
 	PongWait        time.Duration `default:"10s" help:"Time for any byte after a ping."`
 	RegisterTimeout time.Duration `default:"10s" zero:"never" help:"A connection not registered after this long is closed."`
 	MaxAge          time.Duration `default:"0s" zero:"no maximum" help:"A connection this old is closed and may come back."`

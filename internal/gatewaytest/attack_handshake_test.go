@@ -1,0 +1,185 @@
+//go:build !secondpass
+
+package gatewaytest
+
+import (
+	"crypto/tls"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// What comes before a WebSocket is one, in every wrong way. Each has its answer, or is cut within the time a header may take; those who
+// chat notice nothing.
+func TestBadHandshakesAreAnsweredAndHurtNobodyElse(t *testing.T) {
+	g := StartGateway(t, Shared(t, Standalone), Options{Flags: []string{"--limits.connect-rate-per-ip=0"}})
+	n := &neighbours{alice: Connect(t, g.WS(), "alice"), bob: Connect(t, g.WS(), "bob")}
+	good := Handshake(g.Addr)
+	swap := func(old, new string) string {
+		if !strings.Contains(good, old) {
+			t.Fatalf("no %q in the handshake", old)
+		}
+		return strings.Replace(good, old, new, 1)
+	}
+	with := func(lines string) string { return swap("\r\n\r\n", "\r\n"+lines+"\r\n") }
+
+	for name, tc := range map[string]struct {
+		send string
+		want string // the beginning of the answer; empty: cut without one
+	}{
+		"no upgrade":               {swap("Connection: Upgrade\r\nUpgrade: websocket\r\n", ""), "HTTP/1.1 400 "},
+		"no Connection: Upgrade":   {swap("Connection: Upgrade\r\n", ""), "HTTP/1.1 400 "},
+		"upgrade to something":     {swap("Upgrade: websocket", "Upgrade: h2c"), "HTTP/1.1 400 "},
+		"no version":               {swap("Sec-WebSocket-Version: 13\r\n", ""), "HTTP/1.1 400 "},
+		"version 8":                {swap("Version: 13", "Version: 8"), "HTTP/1.1 400 "},
+		"no key":                   {swap("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", ""), "HTTP/1.1 400 "},
+		"a short key":              {swap("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZQ=="), "HTTP/1.1 400 "},
+		"a key that is no base64":  {swap("dGhlIHNhbXBsZSBub25jZQ==", "!!!!!!!!!!!!!!!!!!!!!!=="), "HTTP/1.1 400 "},
+		"POST":                     {swap("GET", "POST"), "HTTP/1.1 405 "},
+		"POST with a body to come": {swap("GET", "POST")[:len(good)-1] + "Content-Length: 1000000\r\n\r\n", "HTTP/1.1 405 "},
+		"HTTP/1.0":                 {swap("HTTP/1.1", "HTTP/1.0"), "HTTP/1.0 505 "},
+		"HTTP/2":                   {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/1.1 "},
+		"HTTP/9.9":                 {swap("HTTP/1.1", "HTTP/9.9"), "HTTP/1.1 505 "},
+		"no host":                  {swap("Host: "+g.Addr+"\r\n", ""), "HTTP/1.1 400 "},
+		"two hosts":                {with("Host: localhost\r\n"), "HTTP/1.1 400 "},
+		"a foreign host":           {swap(g.Addr, "evil.example"), "HTTP/1.1 421 "},
+		"thousands of headers":     {with(strings.Repeat("X-A: b\r\n", 5000)), "HTTP/1.1 431 "},
+		"a header of 1 MB":         {with("X-A: " + strings.Repeat("a", 1<<20) + "\r\n"), "HTTP/1.1 431 "},
+		"a path of 1 MB":           {swap("/ws", "/"+strings.Repeat("a", 1<<20)), "HTTP/1.1 431 "},
+		"a header without a colon": {with("nonsense\r\n"), "HTTP/1.1 400 "},
+		"NUL in a header":          {with("X-A: a\x00b\r\n"), "HTTP/1.1 400 "},
+		"not HTTP":                 {"hello\r\n\r\n", "HTTP/1.1 400 "},
+		"a frame":                  {string(RawFrame(0x81, `{"type":"heartbeat"}`)) + "\r\n\r\n", "HTTP/1.1 400 "},
+		"TLS":                      {"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03" + strings.Repeat("\x00", 100) + "\r\n\r\n", "HTTP/1.1 400 "},
+		"a foreign origin":         {with("Origin: https://evil.example\r\n"), "HTTP/1.1 403 "},
+		"our host in its name":     {with("Origin: http://" + g.Addr + ".evil.example\r\n"), "HTTP/1.1 403 "},
+		"another port":             {with("Origin: http://127.0.0.1:1\r\n"), "HTTP/1.1 403 "},
+		"the null origin":          {with("Origin: null\r\n"), "HTTP/1.1 403 "},
+		"an empty origin":          {with("Origin:\r\n"), "HTTP/1.1 403 "},
+		"two origins":              {with("Origin: http://" + g.Addr + "\r\nOrigin: https://evil.example\r\n"), "HTTP/1.1 403 "},
+		"rebound: host and origin": {strings.Replace(with("Origin: http://evil.example\r\n"), g.Addr, "evil.example", 1), "HTTP/1.1 421 "},
+		"a frame before the 101":   {good + string(RawFrame(0x81, `{"type":"heartbeat"}`)), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, err := DialRaw(g.Addr, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			// What is refused is not read to its end, so writing may fail.
+			var sent sync.WaitGroup
+			sent.Go(func() { _, _ = r.Write([]byte(tc.send)) })
+			answer := make([]byte, len(tc.want))
+			if tc.want == "" {
+				if said, err := r.Ended(2 * Deadline); err != nil || len(said) > 0 {
+					t.Errorf("%q, %v; want it cut", said, err)
+				}
+			} else if _, err := readUpTo(r, answer); err != nil || string(answer) != tc.want {
+				t.Errorf("answered %q, %v; want %q", answer, err, tc.want)
+			}
+			r.Close()
+			sent.Wait()
+			n.wantChat(t)
+		})
+	}
+}
+
+func readUpTo(r *Raw, b []byte) (int, error) {
+	_ = r.SetReadDeadline(time.Now().Add(2 * Deadline))
+	for n := 0; n < len(b); {
+		m, err := r.Read(b[n:])
+		if n += m; err != nil {
+			return n, err
+		}
+	}
+	return len(b), nil
+}
+
+// Those who take their time are cut when it is over: five seconds for a header, TLS included, ten for everything.
+func TestSlowHandshakesAreCut(t *testing.T) {
+	cert, key := selfSigned(t)
+	r := Shared(t, Standalone)
+	plain := StartGateway(t, r, Options{Flags: []string{"--limits.connect-rate-per-ip=0"}})
+	secure := NewGateway(t, r, Options{Flags: []string{"--tls.cert", cert, "--tls.key", key}})
+	if err := secure.Launch(); err != nil {
+		t.Fatal(err)
+	}
+	if err := Poll(startDeadline, func() error {
+		c, err := tls.Dial("tcp", secure.Addr, &tls.Config{InsecureSkipVerify: true})
+		if err == nil {
+			c.Close()
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	n := &neighbours{alice: Connect(t, plain.WS(), "alice"), bob: Connect(t, plain.WS(), "bob")}
+	slow := map[string]struct {
+		g        *Gateway
+		at       []string // half a second between them; the last again and again
+		deadline time.Duration
+	}{
+		"silent":                      {plain, []string{""}, 5 * time.Second},
+		"half a line":                 {plain, []string{"GET /w", ""}, 5 * time.Second},
+		"half a request":              {plain, []string{Handshake(plain.Addr)[:60], ""}, 5 * time.Second},
+		"a byte now and then":         {plain, []string{"GET /ws HTTP/1.1\r\nX-A: ", "a"}, 5 * time.Second},
+		"a header now and then":       {plain, []string{"GET /ws HTTP/1.1\r\n", "X-A: a\r\n"}, 5 * time.Second},
+		"a body that never comes":     {plain, []string{"POST /stats HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n", ""}, 10 * time.Second},
+		"a body byte by byte":         {plain, []string{"POST /stats HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n", "a"}, 10 * time.Second},
+		"chunks without end":          {plain, []string{"GET /stats HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\na\r\n"}, 10 * time.Second},
+		"silent before TLS":           {secure, []string{""}, 5 * time.Second},
+		"half a hello of TLS":         {secure, []string{"\x16\x03\x01\x00\xa5\x01\x00", ""}, 5 * time.Second},
+		"a hello of TLS byte by byte": {secure, []string{"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc\x03", "\x03"}, 5 * time.Second},
+	}
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	var cut []string
+	for name, tc := range slow {
+		all.Go(func() {
+			began := time.Now()
+			raw, err := DialRaw(tc.g.Addr, 0)
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				return
+			}
+			defer raw.Close()
+			ended := make(chan error, 1)
+			go func() {
+				_, err := raw.Ended(tc.deadline + 2*Deadline)
+				ended <- err
+			}()
+			tick := time.NewTicker(500 * time.Millisecond)
+			defer tick.Stop()
+			for i := 0; ; i++ {
+				_, _ = raw.Write([]byte(tc.at[min(i, len(tc.at)-1)]))
+				select {
+				case err := <-ended:
+					if err != nil {
+						t.Errorf("%s: %v", name, err)
+					}
+					mu.Lock()
+					cut = append(cut, fmt.Sprintf("%s: %v", name, time.Since(began).Round(10*time.Millisecond)))
+					mu.Unlock()
+					return
+				case <-tick.C:
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() {
+		all.Wait()
+		close(done)
+	}()
+	for chatting := true; chatting; {
+		n.wantChat(t)
+		select {
+		case <-done:
+			chatting = false
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	t.Log(strings.Join(cut, "; "))
+}
