@@ -385,20 +385,6 @@ func poll(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// held is what the outbox holds, in bytes.
-func (c *Connection) held() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	n := 0
-	if c.pending != nil {
-		n += len(c.pending.b)
-	}
-	if c.current != nil {
-		n += len(c.current.b)
-	}
-	return n
-}
-
 // emptyConn is a socket from which nothing comes.
 type emptyConn struct{ net.Conn }
 

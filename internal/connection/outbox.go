@@ -169,6 +169,30 @@ func (c *Connection) Takes(frames, bytes int) bool {
 	return !c.over(frames, bytes)
 }
 
+// held is what waits for the client, in bytes.
+func (c *Connection) held() (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pending != nil {
+		n += len(c.pending.b)
+	}
+	// What is being written changes in the hands of whoever writes it, unless that is the writer goroutine.
+	if c.writer != nil && c.current != nil {
+		n += len(c.current.rest())
+	}
+	return n
+}
+
+// Held is what waits for all clients, and for the one that has most waiting, in bytes. It looks at every connection.
+func (m *Manager) Held() (all, most int) {
+	m.ForEach(func(c *Connection) bool {
+		n := c.held()
+		all, most = all+n, max(most, n)
+		return true
+	})
+	return all, most
+}
+
 // over reports whether further frames would exceed a limit. mu is held.
 func (c *Connection) over(frames, size int) bool {
 	if c.pending != nil {

@@ -183,7 +183,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 		g.tls = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
 	}
 	g.local = onLoopback(cfg.Listen) && len(cfg.Origins) == 0
-	public := net.ListenConfig{}
+	public := net.ListenConfig{Control: boundSendBuffers}
 	if conns.PingAfter > 0 && conns.PongWait > 0 {
 		public.KeepAlive = -1
 	}

@@ -35,6 +35,8 @@ type figures struct {
 	hosts     uint64 // requests refused for their Host
 	pauses    uint64
 	raw       int64 // sockets of the public listener that are not upgraded
+	outboxes  int   // bytes
+	largest   int   // of outboxes
 	paused    bool
 }
 
@@ -60,6 +62,8 @@ var metrics = []metric{
 	gauge("watched_users", "Users somebody here watches.", func(f *figures) float64 { return float64(f.presence.HeldWatches) }),
 	gauge("watches", "Users watched here, counted for each connection that watches.", func(f *figures) float64 { return float64(f.router.Watches) }),
 	gauge("connection_writers", "Connections whose socket takes no more at the moment.", func(f *figures) float64 { return float64(f.Writers) }),
+	gauge("outbox_bytes", "Bytes waiting for clients to take them.", func(f *figures) float64 { return float64(f.outboxes) }),
+	gauge("largest_outbox_bytes", "Those of the client that has most of them waiting.", func(f *figures) float64 { return float64(f.largest) }),
 	gauge("send_pending", "Messages waiting in the lanes.", func(f *figures) float64 { return float64(f.router.Pending) }),
 	counter("connections_accepted_total", "Connections upgraded.", func(f *figures) float64 { return float64(f.Added) }),
 	counter("received_bytes_total", "Bytes read from clients.", func(f *figures) float64 { return float64(f.BytesIn) }),
@@ -143,6 +147,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		admission: g.admission.Stats(), strays: g.backend.strays(),
 		hosts: g.foreignHosts.Load(), pauses: g.public.pauses.Load(), raw: g.public.raw.Load(), paused: g.public.paused.Load(),
 	}
+	f.outboxes, f.largest = g.manager.Held()
 	if g.tokens != nil {
 		f.tokens, f.revoked = g.tokens.Stats(), g.revoked.Stats()
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -123,6 +124,10 @@ func TestEndlessInputIsEndedByTheClock(t *testing.T) {
 		said []byte
 	}
 	endings := make(chan ending)
+	over := make(chan struct{})
+	var writers sync.WaitGroup
+	defer writers.Wait()
+	defer close(over)
 	endless := map[string]struct {
 		first, again []byte
 		pause        time.Duration
@@ -156,19 +161,21 @@ func TestEndlessInputIsEndedByTheClock(t *testing.T) {
 			e.took = time.Since(began)
 			endings <- e
 		}()
-		go func() {
+		writers.Go(func() {
 			defer close(gone)
 			_, _ = r.Write(tc.first)
 			for len(tc.again) > 0 {
-				if tc.pause > 0 {
-					<-time.After(tc.pause)
+				select {
+				case <-over:
+					return
+				case <-time.After(tc.pause):
 				}
 				_ = r.SetWriteDeadline(time.Now().Add(4 * Deadline))
 				if _, err := r.Write(tc.again); err != nil {
 					return
 				}
 			}
-		}()
+		})
 	}
 	for left := len(endless); left > 0; {
 		select {

@@ -223,18 +223,31 @@ type reporter struct {
 }
 
 func (r *reporter) add(f *trial, v *Verdict) {
+	result := "ok"
+	if f.Failed() {
+		result = "FAILED"
+	}
+	r.row(fmt.Sprintf("%-44s %-6s %7d %7d %5d %5d %5d %5d %5d %5d %9v %9v  %s", strings.TrimPrefix(f.Name(), "TestFault"), result,
+		v.Acked, v.Shown, v.Count(LostSilently), v.Count(LostAnnounced), v.Count(ShownTwice)+v.Count(RawDuplicate), v.Count(OutOfOrder),
+		v.Count(HoleNotAnnounced), v.Count(FalseOffline)+v.Count(ToldOffline), short(v.FromAck.P100), short(v.LongestSilence()), strings.Join(f.notes, "; ")))
+}
+
+// note adds what a trial found that has no ledgers.
+func (r *reporter) note(t *testing.T, note string) {
+	result := "ok"
+	if t.Failed() {
+		result = "FAILED"
+	}
+	r.row(fmt.Sprintf("%-44s %-6s  %s", strings.TrimPrefix(t.Name(), "TestFault"), result, note))
+}
+
+func (r *reporter) row(s string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.rows) == 0 {
 		testBinary.Cleanup(r.print)
 	}
-	result := "ok"
-	if f.Failed() {
-		result = "FAILED"
-	}
-	r.rows = append(r.rows, fmt.Sprintf("%-44s %-6s %7d %7d %5d %5d %5d %5d %5d %5d %9v %9v  %s", strings.TrimPrefix(f.Name(), "TestFault"), result,
-		v.Acked, v.Shown, v.Count(LostSilently), v.Count(LostAnnounced), v.Count(ShownTwice)+v.Count(RawDuplicate), v.Count(OutOfOrder),
-		v.Count(HoleNotAnnounced), v.Count(FalseOffline)+v.Count(ToldOffline), short(v.FromAck.P100), short(v.LongestSilence()), strings.Join(f.notes, "; ")))
+	r.rows = append(r.rows, s)
 }
 
 func (r *reporter) print() {

@@ -46,11 +46,30 @@ func StartNginx(t testing.TB, backends ...string) *Proxy {
 // StartHAProxy runs haproxy from deploy/haproxy/haproxy.cfg in the same way.
 func StartHAProxy(t testing.TB, backends ...string) *Proxy {
 	t.Helper()
+	return startHAProxy(t, nil, backends...)
+}
+
+// startHAProxy changes the config by edit, if there is one, which must change something.
+func startHAProxy(t testing.TB, edit func(config string) string, backends ...string) *Proxy {
+	t.Helper()
 	program := Need(t, "haproxy")
 	p := &Proxy{Addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(FreePort(t)))}
 	dir := t.TempDir()
 	config := p.config(t, dir, "deploy/haproxy/haproxy.cfg",
 		regexp.MustCompile(`(?m)^(\s*bind) 127\.0\.0\.1:8001\b`), regexp.MustCompile(`(?m)^(\s*server \w+) (127\.0\.0\.1:80\d\d)(.*)$`), backends)
+	if edit != nil {
+		raw, err := os.ReadFile(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		edited := edit(string(raw))
+		if edited == string(raw) {
+			t.Fatal("the edit changed nothing")
+		}
+		if err := os.WriteFile(config, []byte(edited), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if out, err := exec.Command(program, "-c", "-f", config).CombinedOutput(); err != nil {
 		t.Fatalf("haproxy -c: %v\n%s", err, out)
 	}
