@@ -23,6 +23,7 @@ import (
 	"io/fs"
 	"net/http"
 	"path"
+	"regexp"
 	"time"
 )
 
@@ -38,12 +39,22 @@ var contentTypes = map[string]string{
 	".svg":  "image/svg+xml",
 }
 
-// policy lets the page load its own files and open WebSockets, nothing else, and
-// lets no text become markup: the browser refuses what a script might do in error.
-// 'self' does not cover ws: and wss: in every browser, hence the schemes. The form
-// may be sent before the script is there: it leads to the page's own address.
-const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self' ws: wss:; " +
-	"base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+// policy lets the page load its own files and open WebSockets to its own host,
+// nothing else, and lets no text become markup: the browser refuses what a script
+// might do in error. 'self' does not cover ws: and wss: in every browser, hence the
+// host a second time. The form may be sent before the script is there: it leads to
+// the page's own address.
+func policy(host string) string {
+	sockets := ""
+	if plainHost.MatchString(host) {
+		sockets = " ws://" + host + " wss://" + host
+	}
+	return "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'" + sockets + "; " +
+		"base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+}
+
+// plainHost is a Host header that can add nothing else to a policy.
+var plainHost = regexp.MustCompile(`^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
 
 type file struct {
 	body        []byte
@@ -72,8 +83,11 @@ func Handler() http.Handler {
 		}
 		h := w.Header()
 		h.Set("Content-Type", f.contentType)
-		h.Set("Content-Security-Policy", policy)
+		h.Set("Content-Security-Policy", policy(r.Host))
 		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("X-Frame-Options", "DENY")        // for browsers that don't know frame-ancestors
 		h.Set("Referrer-Policy", "no-referrer") // the address holds the user's name
 		h.Set("Cache-Control", "no-cache")      // keep, but ask: a gateway may have been upgraded
 		h.Set("ETag", f.etag)

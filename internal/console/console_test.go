@@ -46,16 +46,48 @@ func TestEveryFileComesWithItsTypeAndTheSecurityHeaders(t *testing.T) {
 			}
 			want := map[string]string{
 				"Content-Type":            wantType,
-				"Content-Security-Policy": policy,
+				"Content-Security-Policy": policy("example.com"),
 				"X-Content-Type-Options":  "nosniff",
+				"X-Frame-Options":         "DENY",
 				"Referrer-Policy":         "no-referrer",
-				"Cache-Control":           "no-cache",
+
+				"Cross-Origin-Resource-Policy": "same-origin",
+				"Cross-Origin-Opener-Policy":   "same-origin",
+
+				"Cache-Control": "no-cache",
 			}
 			for k, v := range want {
 				if got := res.Header.Get(k); got != v {
 					t.Errorf("%s %s: %s is %q, want %q", method, target, k, got, v)
 				}
 			}
+		}
+	}
+}
+
+// The page may connect to the host it came from, and a Host header can't add another, nor a directive.
+func TestPolicyNamesTheHostAndNothingElse(t *testing.T) {
+	for host, want := range map[string]string{
+		"127.0.0.1:8080":           " ws://127.0.0.1:8080 wss://127.0.0.1:8080",
+		"[::1]:8080":               " ws://[::1]:8080 wss://[::1]:8080",
+		"chat.example.com":         " ws://chat.example.com wss://chat.example.com",
+		"":                         "",
+		"*":                        "",
+		"*.example.com":            "",
+		"a b":                      "",
+		"a; script-src *":          "",
+		"a,b":                      "",
+		"a'unsafe-inline'":         "",
+		"a/b":                      "",
+		"a:80:90":                  "",
+		"a\r\nSet-Cookie: x":       "",
+		"[::1] https://evil.test":  "",
+		"evil.test 'unsafe-eval'":  "",
+		"example.com:999999999999": "",
+	} {
+		got := policy(host)
+		if !strings.Contains(got, "; connect-src 'self'"+want+"; base-uri 'none'; ") || strings.Count(got, ";") != 9 {
+			t.Errorf("Host %q: %s", host, got)
 		}
 	}
 }

@@ -82,7 +82,7 @@ func row(t *testing.T, format string, args ...any) {
 }
 
 // The cables of some are pulled, each right after a heartbeat, at any moment between two looks of the sweep: nothing passes any more and
-// nobody hangs up. They are seen offline within 35 s, the grace included.
+// nobody hangs up. Who watches them is told that they are offline within 35 s, the grace included.
 func TestFaultCablePulled(t *testing.T) {
 	t.Parallel()
 	flags := scaled(append([]string{"--heartbeat.ping-after=2s", "--heartbeat.pong-wait=1s", "--cluster.grace=1s"}, swift...), unhurried)
@@ -101,19 +101,17 @@ func TestFaultCablePulled(t *testing.T) {
 		asker := Connect(t, b.WS(), "asker"+strconv.Itoa(i))
 		all.Go(func() {
 			lasts(time.Duration(i) * 2 * time.Second / time.Duration(cables))
+			if states, err := asker.Watch("watch", name); err != nil || states[name].State != "online" {
+				t.Errorf("%s is %v, %v", name, states[name], err)
+				return
+			}
 			if _, err := far.Heartbeat(Deadline); err != nil {
 				t.Error(err)
 				return
 			}
 			w.Hold()
 			pulled := time.Now()
-			err := Poll(2*most, func() error {
-				states, err := asker.Presence(name)
-				if err == nil && states[name].State != "offline" {
-					err = fmt.Errorf("%s is %s", name, states[name].State)
-				}
-				return err
-			})
+			_, err := asker.NextOf("presence", 2*most, func(f Frame) bool { return f.States()[name].State == "offline" })
 			took[i] = time.Since(pulled)
 			if err != nil {
 				t.Error(err)
