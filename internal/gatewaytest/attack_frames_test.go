@@ -115,6 +115,7 @@ func TestBadWireFramesEndTheirConnectionAlone(t *testing.T) {
 
 // What never becomes a message is ended by the clock, ten seconds after its first byte, or when the client takes nothing any more.
 func TestEndlessInputIsEndedByTheClock(t *testing.T) {
+	t.Parallel()
 	g := StartGateway(t, Shared(t, Standalone), Options{Flags: []string{"--limits.connect-rate-per-ip=0", "--limits.connections-per-user=0"}})
 	n := &neighbours{alice: Connect(t, g.WS(), "alice"), bob: Connect(t, g.WS(), "bob")}
 	type ending struct {

@@ -5,10 +5,13 @@ package gatewaytest
 import (
 	"crypto/tls"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/gorilla/websocket"
 )
 
 // What comes before a WebSocket is one, in every wrong way. Each has its answer, or is cut within the time a header may take; those who
@@ -39,6 +42,7 @@ func TestBadHandshakesAreAnsweredAndHurtNobodyElse(t *testing.T) {
 		"a key that is no base64":  {swap("dGhlIHNhbXBsZSBub25jZQ==", "!!!!!!!!!!!!!!!!!!!!!!=="), "HTTP/1.1 400 "},
 		"POST":                     {swap("GET", "POST"), "HTTP/1.1 405 "},
 		"POST with a body to come": {swap("GET", "POST")[:len(good)-1] + "Content-Length: 1000000\r\n\r\n", "HTTP/1.1 405 "},
+		"a CORS preflight":         {swap("GET", "OPTIONS")[:len(swap("GET", "OPTIONS"))-2] + "Origin: https://evil.example\r\nAccess-Control-Request-Method: GET\r\n\r\n", "HTTP/1.1 405 "},
 		"HTTP/1.0":                 {swap("HTTP/1.1", "HTTP/1.0"), "HTTP/1.0 505 "},
 		"HTTP/2":                   {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/1.1 "},
 		"HTTP/9.9":                 {swap("HTTP/1.1", "HTTP/9.9"), "HTTP/1.1 505 "},
@@ -86,6 +90,54 @@ func TestBadHandshakesAreAnsweredAndHurtNobodyElse(t *testing.T) {
 	}
 }
 
+// A page from elsewhere can ask, and its browser shows it nothing of the answer.
+func TestForeignPagesMayReadNothing(t *testing.T) {
+	g := StartGateway(t, Shared(t, Standalone), Options{})
+	for _, path := range []string{"/", "/app.js", "/stats", "/readyz", "/ws"} {
+		request, err := http.NewRequest(http.MethodGet, g.URL()+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Origin", "https://evil.example")
+		response, err := httpClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		for name := range response.Header {
+			if strings.HasPrefix(name, "Access-Control-") {
+				t.Errorf("%s is answered with %s: %s", path, name, response.Header.Get(name))
+			}
+		}
+		if response.StatusCode == http.StatusOK && (response.Header.Get("Cross-Origin-Resource-Policy") != "same-origin" || response.Header.Get("X-Content-Type-Options") != "nosniff") {
+			t.Errorf("%s is answered with %v", path, response.Header)
+		}
+	}
+}
+
+// Compression is offered by every browser and never agreed to; a frame that uses it all the same breaks the protocol.
+func TestCompressionIsNotNegotiated(t *testing.T) {
+	g := StartGateway(t, Shared(t, Standalone), Options{})
+	dialer := websocket.Dialer{EnableCompression: true, HandshakeTimeout: 2 * Deadline}
+	conn, response, err := dialer.Dial(g.WS(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := response.Header.Get("Sec-WebSocket-Extensions"); got != "" {
+		t.Errorf("agreed to %q", got)
+	}
+	c := newClient(conn)
+	t.Cleanup(c.Cut)
+	if _, err := c.Register("alice"); err != nil {
+		t.Fatal(err)
+	}
+	const textCompressed = 0x81 | 0x40
+	if err := c.WriteRaw(RawFrame(textCompressed, "\xaa\x56\x2a\xa9\x2c\x48\x55\xb2\x52\xca\x48\x4d\x2c\x2a\x49\x4a\x4d\x2c\x51\xaa\x05\x00")); err != nil {
+		t.Fatal(err)
+	}
+	wantEnd(t, c, websocket.CloseProtocolError)
+}
+
 func readUpTo(r *Raw, b []byte) (int, error) {
 	_ = r.SetReadDeadline(time.Now().Add(2 * Deadline))
 	for n := 0; n < len(b); {
@@ -97,8 +149,12 @@ func readUpTo(r *Raw, b []byte) (int, error) {
 	return len(b), nil
 }
 
+// headerSlack is what a busy machine may add to the five seconds of a header, and less than would hide that nobody counts them.
+const headerSlack = 4500 * time.Millisecond
+
 // Those who take their time are cut when it is over: five seconds for a header, TLS included, ten for everything.
 func TestSlowHandshakesAreCut(t *testing.T) {
+	t.Parallel()
 	cert, key := selfSigned(t)
 	r := Shared(t, Standalone)
 	plain := StartGateway(t, r, Options{Flags: []string{"--limits.connect-rate-per-ip=0"}})
@@ -159,8 +215,13 @@ func TestSlowHandshakesAreCut(t *testing.T) {
 					if err != nil {
 						t.Errorf("%s: %v", name, err)
 					}
+					took := time.Since(began)
+					// The later deadline would cut the former's, too.
+					if took < tc.deadline-time.Second || took > tc.deadline+headerSlack {
+						t.Errorf("%s: cut after %v, want %v", name, took, tc.deadline)
+					}
 					mu.Lock()
-					cut = append(cut, fmt.Sprintf("%s: %v", name, time.Since(began).Round(10*time.Millisecond)))
+					cut = append(cut, fmt.Sprintf("%s: %v", name, took.Round(10*time.Millisecond)))
 					mu.Unlock()
 					return
 				case <-tick.C:
