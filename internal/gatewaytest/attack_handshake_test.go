@@ -4,8 +4,10 @@ package gatewaytest
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -87,6 +89,24 @@ func TestBadHandshakesAreAnsweredAndHurtNobodyElse(t *testing.T) {
 			sent.Wait()
 			n.wantChat(t)
 		})
+	}
+}
+
+// askAndNeverRead asks for the page again and again until it is cut.
+func askAndNeverRead(g *Gateway) error {
+	r, err := DialRaw(g.Addr, 4096)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	asked := []byte(strings.Repeat("GET /app.js HTTP/1.1\r\nHost: "+g.Addr+"\r\n\r\n", 100))
+	_ = r.SetWriteDeadline(time.Now().Add(10*time.Second + 2*Deadline))
+	for {
+		if _, err := r.Write(asked); errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		} else if err != nil {
+			return nil // reset
+		}
 	}
 }
 
@@ -229,6 +249,17 @@ func TestSlowHandshakesAreCut(t *testing.T) {
 			}
 		})
 	}
+	all.Go(func() {
+		began := time.Now()
+		err := askAndNeverRead(plain)
+		took := time.Since(began)
+		if err != nil || took < 9*time.Second {
+			t.Errorf("answers nobody reads: cut after %v, %v", took, err)
+		}
+		mu.Lock()
+		cut = append(cut, fmt.Sprintf("answers nobody reads: %v", took.Round(10*time.Millisecond)))
+		mu.Unlock()
+	})
 	done := make(chan struct{})
 	go func() {
 		all.Wait()
