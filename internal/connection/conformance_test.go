@@ -62,8 +62,8 @@ const (
 
 // Who begins a message, and who goes on with it.
 const (
-	opCont      = 0x80 | 0x0
-	opBinary    = 0x80 | 0x2
+	opCont      = 0x80
+	opBinary    = 0x82
 	beginText   = 0x1
 	beginBinary = 0x2
 	goOn        = 0x0

@@ -62,7 +62,7 @@ func rfcFailFast(s string, good int) []rfcCase {
 	}
 }
 
-// utf8Sequences are 6.5 to 6.23.
+// utf8Sequences are 6.5 to 6.23, in this order.
 func utf8Sequences(greek string) [][]string {
 	var prefixes, lonely, nonCharacters []string
 	for i := range len(greek) {
@@ -86,35 +86,35 @@ func utf8Sequences(greek string) [][]string {
 		"\xdf", "\xef\xbf", "\xf7\xbf\xbf", "\xfb\xbf\xbf\xbf", "\xfd\xbf\xbf\xbf\xbf",
 	}
 	return [][]string{
-		5 - 5: {"hello$world", "hello\u00a2world", "hello\u20acworld", "hello\U00024b62world", greek},
-		6 - 5: prefixes,
+		0: {"hello$world", "hello\u00a2world", "hello\u20acworld", "hello\U00024b62world", greek},
+		1: prefixes,
 		// The first and the last of each length, and those of lengths that are no longer UTF-8.
-		7 - 5:  {"\x00", "\u0080", "\u0800", "\U00010000"},
-		8 - 5:  {"\xf8\x88\x80\x80\x80", "\xfc\x84\x80\x80\x80\x80"},
-		9 - 5:  {"\x7f", "\u07ff", "\uffff", "\U0010ffff"},
-		10 - 5: {"\xf7\xbf\xbf\xbf", "\xfb\xbf\xbf\xbf\xbf", "\xfd\xbf\xbf\xbf\xbf\xbf"},
-		11 - 5: {"\ud7ff", "\ue000", "\ufffd", "\U0010ffff", "\xf4\x90\x80\x80"},
+		2: {"\x00", "\u0080", "\u0800", "\U00010000"},
+		3: {"\xf8\x88\x80\x80\x80", "\xfc\x84\x80\x80\x80\x80"},
+		4: {"\x7f", "\u07ff", "\uffff", "\U0010ffff"},
+		5: {"\xf7\xbf\xbf\xbf", "\xfb\xbf\xbf\xbf\xbf", "\xfd\xbf\xbf\xbf\xbf\xbf"},
+		6: {"\ud7ff", "\ue000", "\ufffd", "\U0010ffff", "\xf4\x90\x80\x80"},
 		// Continuations of nothing, beginnings of nothing.
-		12 - 5: {
+		7: {
 			"\x80", "\xbf", "\x80\xbf", "\x80\xbf\x80", "\x80\xbf\x80\xbf", "\x80\xbf\x80\xbf\x80", "\x80\xbf\x80\xbf\x80\xbf",
 			span(0x80, 0xbf, ""),
 		},
-		13 - 5: lonely,
-		14 - 5: unended,
-		15 - 5: {strings.Join(unended, "")},
-		16 - 5: {"\xfe", "\xff", "\xfe\xfe\xff\xff"},
+		8:  lonely,
+		9:  unended,
+		10: {strings.Join(unended, "")},
+		11: {"\xfe", "\xff", "\xfe\xfe\xff\xff"},
 		// Longer than they need be: a slash, the largest of each length, NUL.
-		17 - 5: {"\xc0\xaf", "\xe0\x80\xaf", "\xf0\x80\x80\xaf", "\xf8\x80\x80\x80\xaf", "\xfc\x80\x80\x80\x80\xaf"},
-		18 - 5: {"\xc1\xbf", "\xe0\x9f\xbf", "\xf0\x8f\xbf\xbf", "\xf8\x87\xbf\xbf\xbf", "\xfc\x83\xbf\xbf\xbf\xbf"},
-		19 - 5: {"\xc0\x80", "\xe0\x80\x80", "\xf0\x80\x80\x80", "\xf8\x80\x80\x80\x80", "\xfc\x80\x80\x80\x80\x80"},
+		12: {"\xc0\xaf", "\xe0\x80\xaf", "\xf0\x80\x80\xaf", "\xf8\x80\x80\x80\xaf", "\xfc\x80\x80\x80\x80\xaf"},
+		13: {"\xc1\xbf", "\xe0\x9f\xbf", "\xf0\x8f\xbf\xbf", "\xf8\x87\xbf\xbf\xbf", "\xfc\x83\xbf\xbf\xbf\xbf"},
+		14: {"\xc0\x80", "\xe0\x80\x80", "\xf0\x80\x80\x80", "\xf8\x80\x80\x80\x80", "\xfc\x80\x80\x80\x80\x80"},
 		// Surrogates, alone and in pairs.
-		20 - 5: {"\xed\xa0\x80", "\xed\xad\xbf", "\xed\xae\x80", "\xed\xaf\xbf", "\xed\xb0\x80", "\xed\xbe\x80", "\xed\xbf\xbf"},
-		21 - 5: {
+		15: {"\xed\xa0\x80", "\xed\xad\xbf", "\xed\xae\x80", "\xed\xaf\xbf", "\xed\xb0\x80", "\xed\xbe\x80", "\xed\xbf\xbf"},
+		16: {
 			"\xed\xa0\x80\xed\xb0\x80", "\xed\xa0\x80\xed\xbf\xbf", "\xed\xad\xbf\xed\xb0\x80", "\xed\xad\xbf\xed\xbf\xbf",
 			"\xed\xae\x80\xed\xb0\x80", "\xed\xae\x80\xed\xbf\xbf", "\xed\xaf\xbf\xed\xb0\x80", "\xed\xaf\xbf\xed\xbf\xbf",
 		},
-		22 - 5: nonCharacters,
-		23 - 5: {"\ufff9", "\ufffa", "\ufffb", "\ufffc", "\ufffd", "\ufffe", "\uffff"},
+		17: nonCharacters,
+		18: {"\ufff9", "\ufffa", "\ufffb", "\ufffc", "\ufffd", "\ufffe", "\uffff"},
 	}
 }
 

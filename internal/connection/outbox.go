@@ -214,8 +214,8 @@ func (c *Connection) pend() *chunk {
 	return c.pending
 }
 
-// Control frames are not held to the limits, but each is bounded: one ping until it is answered, one pong until it is written, one
-// close frame.
+// Control frames are not held to the limits, but each is bounded: one ping until it is answered, a pong in what is being written, two in
+// what comes after it, one close frame.
 
 func (c *Connection) appendPing() {
 	c.mu.Lock()
@@ -227,12 +227,13 @@ func (c *Connection) appendPing() {
 }
 
 // appendPong answers a ping. While an earlier pong waits to be written only the latest ping is remembered, which RFC 6455 §5.5.3 allows.
+// One that is being written does not count: the answer to the ping after it keeps its place before what is appended later.
 func (c *Connection) appendPong(data string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case c.closed:
-	case c.pending != nil && c.pending.pong || c.current != nil && c.current.pong:
+	case c.pending != nil && c.pending.pong:
 		c.owedPong, c.owesPong = data, true
 	default:
 		c.pong(data)

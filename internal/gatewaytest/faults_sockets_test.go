@@ -17,7 +17,6 @@ import (
 type swarm struct {
 	all   sync.WaitGroup
 	mu    sync.Mutex // guards the rest
-	conns []*Raw
 	lived []time.Duration
 	errs  []error
 }
@@ -41,8 +40,6 @@ func (s *swarm) open(g *Gateway, n int, said string) {
 				s.mu.Lock()
 				if err != nil {
 					s.errs = append(s.errs, err)
-				} else {
-					s.conns = append(s.conns, r)
 				}
 				s.mu.Unlock()
 				if err != nil {
@@ -61,16 +58,6 @@ func (s *swarm) open(g *Gateway, n int, said string) {
 			}
 		})
 	}
-}
-
-// cut ends those that are left, and waits.
-func (s *swarm) cut() {
-	s.mu.Lock()
-	for _, r := range s.conns {
-		r.Close()
-	}
-	s.mu.Unlock()
-	s.all.Wait()
 }
 
 // Thousands send half an upgrade and no more, thousands connect and say nothing. They are cut when the time for a header is over. Whoever
