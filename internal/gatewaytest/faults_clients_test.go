@@ -324,7 +324,7 @@ func TestFaultBalancerCutsIdleTunnels(t *testing.T) {
 	}
 	r := StartRedis(t)
 	t.Run("pings keep them", func(t *testing.T) {
-		g := StartGateway(t, r, Options{Flags: []string{fmt.Sprintf("--heartbeat.ping-after=%v", tunnel*4/10), "--heartbeat.pong-wait=10s"}})
+		g := StartGateway(t, r, Options{Flags: []string{fmt.Sprintf("--heartbeat.ping-after=%v", tunnel*4/10), "--heartbeat.pong-wait=10s", "--insecure"}})
 		p := startHAProxy(t, cutting, g.Addr)
 		bob := Connect(t, p.WS(), "bob")
 		lasts(3 * tunnel)
@@ -334,7 +334,7 @@ func TestFaultBalancerCutsIdleTunnels(t *testing.T) {
 		row(t, "tunnels cut after %v: one without a word for %v lives by pings", tunnel, 3*tunnel)
 	})
 	t.Run("or they resume", func(t *testing.T) {
-		g := StartGateway(t, r, Options{})
+		g := StartGateway(t, r, Options{Flags: []string{"--insecure"}}) // who comes through a balancer is a stranger
 		p := startHAProxy(t, cutting, g.Addr)
 		alice := Connect(t, g.WS(), "alice")
 		bob := Connect(t, p.WS(), "bob")
