@@ -58,7 +58,7 @@ func TestQuietClientIsPingedAndAnswers(t *testing.T) {
 	}
 }
 
-// FAULTS 16: the cable is pulled. 20 s until the ping, 10 s for an answer; the closing frame is tried.
+// The cable is pulled. 20 s until the ping, 10 s for an answer; the closing frame is tried.
 func TestUnansweredPingEndsTheConnection(t *testing.T) {
 	g := newTimedGate(t, nil)
 	c, r := g.rawDial(0)

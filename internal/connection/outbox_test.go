@@ -112,7 +112,7 @@ func TestSlowReaderGetsEverythingInOrder(t *testing.T) {
 	g.wantAlive(c)
 }
 
-// FAULTS 17. One client never reads; its neighbour gets the same messages. The slow one is closed, with at most twice the outbox held on
+// One client never reads; its neighbour gets the same messages. The slow one is closed, with at most twice the outbox held on
 // the way, and the neighbour waits for nothing.
 func TestSlowConsumerIsClosedAndItsNeighbourIsNotDelayed(t *testing.T) {
 	g := newGate(t, nil)
