@@ -169,9 +169,6 @@ func readUpTo(r *Raw, b []byte) (int, error) {
 	return len(b), nil
 }
 
-// headerSlack is what a busy machine may add to the five seconds of a header, and less than would hide that nobody counts them.
-const headerSlack = 4500 * time.Millisecond
-
 // Those who take their time are cut when it is over: five seconds for a header, TLS included, ten for everything.
 func TestSlowHandshakesAreCut(t *testing.T) {
 	t.Parallel()
