@@ -24,6 +24,8 @@ var functions = map[string]func(id string) string{
 	"watchers":        func(id string) string { return Holders(protocol.WatchAddress(protocol.UserID(id))) },
 	"user log":        func(id string) string { return Log(protocol.UserAddress(protocol.UserID(id))) },
 	"room log":        func(id string) string { return Log(protocol.RoomAddress(protocol.RoomID(id))) },
+	"members":         func(id string) string { return Members(protocol.RoomAddress(protocol.RoomID(id))) },
+	"member counts":   func(id string) string { return MemberCounts(protocol.RoomAddress(protocol.RoomID(id))) },
 	"user stream":     func(id string) string { return Stream(protocol.UserAddress(protocol.UserID(id))) },
 	"room stream":     func(id string) string { return Stream(protocol.RoomAddress(protocol.RoomID(id))) },
 	"user cursors":    func(id string) string { return Cursors(protocol.UserAddress(protocol.UserID(id)), protocol.UserID(id)) },
@@ -33,6 +35,7 @@ var functions = map[string]func(id string) string{
 	"channel in p17":  func(id string) string { return Channel("p17", protocol.GatewayID(id)) },
 	"leases of all":   func(string) string { return Leases(All) },
 	"numbers of all":  func(string) string { return Numbers(All) },
+	"members of all":  func(string) string { return Memberships(All) },
 	"events of all":   func(string) string { return Events(All) },
 	"offlines of p17": func(string) string { return Offlines("p17") },
 }

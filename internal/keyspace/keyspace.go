@@ -100,6 +100,16 @@ func Log(a protocol.Address) string { return addressKey("l", a) }
 // Stream is the Redis stream with the address's messages.
 func Stream(a protocol.Address) string { return addressKey("s", a) }
 
+// Members is the sorted set of who is in a room where: all scores are 0, and for
+// each user on each gateway there are two members, "u<user>\x1f<gateway>" and
+// "g<gateway>\x1f<user>". A range of the first kind is a page of the room, or where
+// a user is; one of the second is what a gateway has there.
+func Members(a protocol.Address) string { return addressKey("m", a) }
+
+// MemberCounts is the hash of how many users are in a room: in all under the empty
+// name, and under each gateway's id those who are there and nowhere else.
+func MemberCounts(a protocol.Address) string { return addressKey("n", a) }
+
 // Conns is the hash connection id -> entry of a user.
 func Conns(u protocol.UserID) string { return addressKey("c", protocol.UserAddress(u)) }
 
@@ -151,6 +161,10 @@ func RevocationOrder(g Group) string { return groupKey(g, "revs") }
 
 // Own is the hash of what one gateway holds in the group, by connection id.
 func Own(g Group, gw protocol.GatewayID) string { return groupKey(g, "own:"+string(gw)) }
+
+// Memberships is the hash gateway id -> how many users it has in rooms of the
+// group, each counted once in each room.
+func Memberships(g Group) string { return groupKey(g, "mem") }
 
 // ChannelPrefix is what a gateway id is appended to for its channel.
 func ChannelPrefix(g Group) string { return groupKey(g, "gw:") }

@@ -60,6 +60,8 @@ func TestEncodersAppend(t *testing.T) {
 		"error":      AppendError(dst, &ReplyError{}),
 		"closing":    AppendClosing(dst, &Closing{}),
 		"presence":   AppendPresence(dst, nil, nil),
+		"members":    AppendMembers(dst, &Members{}),
+		"push":       AppendMembersPush(dst, &MembersPush{Named: true}),
 		"message":    AppendMessageTail(AppendMessageHead(dst, &MessageHead{Content: []byte("1")}), "", 0),
 	} {
 		rest, ok := bytes.CutPrefix(got, dst)

@@ -20,13 +20,16 @@ import (
 //	a  frame                       a message for everyone, never numbered
 //	s  number LF user US state US epoch US n US ms   a watched user's state;
 //	                               numbered like m
+//	j  room LF count, then for each LF and +user or -user: how many are in a
+//	                               room now, and who joined or left it; nobody
+//	                               is named where they are many
 //
 // SP, LF and US are 0x20, 0x0A and 0x1F. A record is
 //
 //	epoch SP offset SP addressLen SP frameLen LF address frame
 //
 // with "- 0" for epoch and offset when ephemeral; frame is what
-// AppendMessageHead made. Scripts write m, p, k and s (see the .lua files), so
+// AppendMessageHead made. Scripts write m, p, k, s and j (see the .lua files), so
 // numbers are decimal and nothing needs more than concatenation. An envelope of
 // another version or kind counts as lost.
 const EnvelopeVersion = 1
@@ -42,6 +45,7 @@ const (
 	EnvelopeKick      EnvelopeKind = 'k'
 	EnvelopeEveryone  EnvelopeKind = 'a'
 	EnvelopeState     EnvelopeKind = 's'
+	EnvelopeMembers   EnvelopeKind = 'j'
 )
 
 // ErrEnvelope says that an envelope can't be understood: another version, an
@@ -68,7 +72,7 @@ func OpenEnvelope(payload string) (EnvelopeKind, string, error) {
 		return 0, "", ErrEnvelope
 	}
 	switch k := EnvelopeKind(payload[1]); k {
-	case EnvelopeMessages, EnvelopeEphemeral, EnvelopePulse, EnvelopeKick, EnvelopeEveryone, EnvelopeState:
+	case EnvelopeMessages, EnvelopeEphemeral, EnvelopePulse, EnvelopeKick, EnvelopeEveryone, EnvelopeState, EnvelopeMembers:
 		return k, payload[2:], nil
 	}
 	return 0, "", ErrEnvelope

@@ -242,6 +242,39 @@ func TestStateEnvelopeIsReadExactly(t *testing.T) {
 	}
 }
 
+// Names of rooms and users hold no control character, so nothing but the ends of lines separates them.
+func TestMembersRoundTrip(t *testing.T) {
+	for body, want := range map[string]MembersChange{
+		"lobby\n0":                     {Room: "lobby"},
+		"lobby\n12\n+alice":            {Room: "lobby", Count: 12, Changes: "\n+alice"},
+		"a +b\n30000\n-+x y\n+-\n+жук": {Room: "a +b", Count: 30000, Changes: "\n-+x y\n+-\n+жук"},
+	} {
+		got, err := OpenMembers(body)
+		if err != nil || got != want {
+			t.Errorf("%q: %+v, %v, want %+v", body, got, err, want)
+		}
+	}
+	var read []string
+	for rest := "\n-+x y\n+-\n+жук"; rest != ""; {
+		user, joined, after, ok := NextChange(rest)
+		if !ok {
+			t.Fatalf("%q is no change", rest)
+		}
+		read, rest = append(read, fmt.Sprint(user, " ", joined)), after
+	}
+	if want := []string{"+x y false", "- true", "жук true"}; !slices.Equal(read, want) {
+		t.Errorf("read %q, want %q", read, want)
+	}
+	for _, body := range []string{
+		"", "lobby", "lobby\n", "\n1", "lobby\nx", "lobby\n-1", "lobby\n4294967296", "lobby\n1\n", "lobby\n1\n+", "lobby\n1\nalice",
+		"lobby\n1\n+a\n", "lobby\n1\n\n+a", "lobby\n1\n+a\n-",
+	} {
+		if got, err := OpenMembers(body); !errors.Is(err, ErrEnvelope) {
+			t.Errorf("%q: %+v, %v", body, got, err)
+		}
+	}
+}
+
 // An epoch is a word: scripts and envelopes separate it by spaces and colons. Two are the same with a chance of 2^-64.
 func TestEpochsAreShortWordsAndDiffer(t *testing.T) {
 	seen := make(map[string]bool)
@@ -266,6 +299,7 @@ func FuzzEnvelope(f *testing.F) {
 	f.Add("\x01kc1\x1f17\x1f4502\x1freplaced\x1fc2")
 	f.Add(string(AppendEveryone(nil, &MessageHead{ID: []byte("m"), From: "ops", Content: []byte("1")})))
 	f.Add("\x01s17\nalice\x1fonline\x1fe\x1f3\x1f1700000000000")
+	f.Add("\x01jlobby\n2\n+alice\n-bob")
 	f.Add("\x01m1\ne 1 9999999999999999999 1\nxx")
 	f.Add("\x02m1\n")
 	f.Fuzz(func(t *testing.T, payload string) {
@@ -299,6 +333,13 @@ func FuzzEnvelope(f *testing.F) {
 		case EnvelopeEveryone:
 			if frame, err := OpenEveryone(body); err == nil && frame != body {
 				t.Errorf("%q became %q", body, frame)
+			}
+		case EnvelopeMembers:
+			if c, err := OpenMembers(body); err == nil {
+				again, err := OpenMembers(fmt.Sprintf("%s\n%d%s", c.Room, c.Count, c.Changes))
+				if err != nil || again != c {
+					t.Errorf("%q: %+v, then %+v, %v", body, c, again, err)
+				}
 			}
 		case EnvelopeKick:
 			if k, err := OpenKick(body); err == nil {

@@ -56,6 +56,14 @@ var fromGateway = map[string][]byte{
 	}),
 	"refreshed": AppendRefreshed(nil, []byte("t-1"), 1795312800000),
 	"left":      AppendLeft(nil, []byte("l-1"), "lobby"),
+	"members": AppendMembers(nil, &Members{
+		ID: []byte("n-1"), Room: "lobby", Count: 412, Users: []UserID{"carol", "dave"}, Next: "dave",
+	}),
+	"members-last": AppendMembers(nil, &Members{Room: "lobby", Count: 412, Users: []UserID{"zoe"}}),
+	"members-push": AppendMembersPush(nil, &MembersPush{
+		Room: "lobby", Count: 413, Named: true, Joined: []UserID{"erin", "frank"}, Left: []UserID{"bob"},
+	}),
+	"members-many": AppendMembersPush(nil, &MembersPush{Room: "lobby", Count: 288}),
 	"gap": AppendGap(nil, &Gap{
 		Epoch: "9fK2mQx7aZ", From: 42, Reason: GapHistory, Next: Position{Epoch: "Tz5uN8eWq1", Offset: 41},
 	}),
