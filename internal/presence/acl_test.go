@@ -91,6 +91,11 @@ func TestTheDocumentedACLCarriesARegistry(t *testing.T) {
 		}
 		b.wantVerdict(again)
 		f.wantStory("alice", "connect online connect disconnect disconnect offline")
+		a.enter("alice", "r:lobby")
+		b.enter("alice", "r:lobby")
+		b.enter("bob", "r:lobby")
+		a.exit("alice", "r:lobby")
+		f.wantMembers("r:lobby", "alice", "bob")
 		bob, carol := b.connect("bob", ""), a.connect("carol", "")
 		f.wantAt("bob", bob)
 		b.stop()

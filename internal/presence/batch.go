@@ -54,16 +54,18 @@ func (b *batch[T]) drain() []T {
 }
 
 // park sets items aside until release, together with all that waits. It keeps the
-// first ones up to limit.
-func (b *batch[T]) park(items []T, limit int) {
+// first ones up to limit; false: it let some go.
+func (b *batch[T]) park(items []T, limit int) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.parked = append(append(b.parked, items...), b.pending...)
 	b.pending = nil
-	if len(b.parked) > limit {
-		clear(b.parked[limit:])
-		b.parked = b.parked[:limit]
+	if len(b.parked) <= limit {
+		return true
 	}
+	clear(b.parked[limit:])
+	b.parked = b.parked[:limit]
+	return false
 }
 
 // release puts parked items to work again.

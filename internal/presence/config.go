@@ -53,6 +53,10 @@ type Config struct {
 	// EventsKept bounds the stream of presence events of each group; 0 writes none.
 	EventsKept int
 
+	// MemberPushes is up to how many members a room may have for its holders to be
+	// told who joins and leaves it; 0: none are told. The same on every gateway.
+	MemberPushes int
+
 	// OnVerdict is told of a connection that must be closed: marked by a kick, a
 	// replacement or the limit, or reaped while this gateway was away. It must
 	// not block.
@@ -81,7 +85,7 @@ func DefaultConfig() Config {
 		Pulse: time.Second, Lease: 3 * time.Second, Quiet: 5 * time.Second,
 		ReapAfter: 5 * time.Second, Grace: 5 * time.Second,
 		RefreshWindow: 250 * time.Millisecond, Timeout: time.Second,
-		LogTTL: 37 * 24 * time.Hour,
+		LogTTL: 37 * 24 * time.Hour, MemberPushes: 1000,
 	}
 }
 

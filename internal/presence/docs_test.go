@@ -44,12 +44,13 @@ func TestTheDocumentNamesEveryKeyAndScript(t *testing.T) {
 	for _, key := range []string{
 		keyspace.Conns(u), keyspace.Holders(protocol.UserAddress(u)), keyspace.State(u), keyspace.Log(protocol.UserAddress(u)),
 		keyspace.Stream(protocol.UserAddress(u)), keyspace.Cursors(protocol.UserAddress(u), u), keyspace.Holders(protocol.WatchAddress(u)),
+		keyspace.Members(protocol.RoomAddress("ROOM")), keyspace.MemberCounts(protocol.RoomAddress("ROOM")), keyspace.Memberships(g),
 		keyspace.Leases(g), keyspace.Line(g), keyspace.Numbers(g), keyspace.Own(g, gw), keyspace.Offlines(g),
 		keyspace.Tombstones(g), keyspace.Snapshots(g), keyspace.Events(g), keyspace.Channel(g, gw),
 		keyspace.Revocations(g), keyspace.RevocationOrder(g),
 	} {
 		_, name, _ := strings.Cut(key, "}:")
-		name = strings.NewReplacer("NAME", "<user>", "GATEWAY", "<gateway>").Replace(name)
+		name = strings.NewReplacer("NAME", "<user>", "GATEWAY", "<gateway>", "ROOM", "<room>").Replace(name)
 		if !strings.Contains(model, ":"+name+"`") {
 			t.Errorf("the document doesn't name `…:%s`", name)
 		}
@@ -115,6 +116,37 @@ func TestTheDocumentTellsWhatAnIdleUserCosts(t *testing.T) {
 		}
 		f.gateways = nil // nobody holds these sockets
 	}
+}
+
+// What a member of a large room costs is what the document says, to a tenth.
+func TestTheDocumentTellsWhatAMemberCosts(t *testing.T) {
+	f := newFleet(t, gatewaytest.Shared(t, gatewaytest.Standalone))
+	a := f.prepare("gateway-eu-abcdefgh")
+	const n = 30_000
+	for i := 0; i < n; i += 500 {
+		var many []*holding
+		for j := i; j < i+500; j++ {
+			many = append(many, &holding{address: "r:hall", user: protocol.UserID(fmt.Sprintf("user-%08d", j))})
+			a.registry.groups[0].holds.add("r:hall", many[len(many)-1].user)
+		}
+		a.registry.runHoldings(a.registry.groups[0], many)
+	}
+	bytes := 0.0
+	for _, key := range []string{keyspace.Members("r:hall"), keyspace.MemberCounts("r:hall")} {
+		used, err := f.client.MemoryUsage(context.Background(), key, 0).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		bytes += float64(used) / n
+	}
+	m := regexp.MustCompile(`A member costs (\d+) bytes`).FindStringSubmatch(redisModel(t))
+	if m == nil {
+		t.Fatalf("it is %.0f bytes", bytes)
+	}
+	if want, _ := strconv.ParseFloat(m[1], 64); bytes < want*0.9 || bytes > want*1.1 {
+		t.Errorf("a member costs %.0f bytes, the document says %s", bytes, m[1])
+	}
+	f.gateways = nil // nobody holds these sockets
 }
 
 func infoNumber(t *testing.T, r *gatewaytest.Redis, section, field string) float64 {

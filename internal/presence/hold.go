@@ -15,9 +15,9 @@ import (
 //go:embed lua/hold.lua
 var holdSource string
 
-// A gateway holds a room while one of its connections is in it, and "w:alice" while one of them watches alice. The registry knows of the
-// gateway, not of the connections: they are counted here, so a join costs Redis one look at the room's position, and a leave nothing
-// until the last.
+// A gateway holds a room while one of its connections is in it, and "w:alice" while one of them watches alice. Connections are counted
+// here; the registry knows of the gateway, and of the users it has in a room (members.go). So a join costs Redis one look at the room's
+// position, in which the user is written too, and a leave nothing until the user's last.
 
 // holds are the addresses of one group that this gateway holds.
 type holds struct {
@@ -26,8 +26,15 @@ type holds struct {
 }
 
 type hold struct {
-	members int  // local connections that want it
-	entered bool // the registry answered; counted in group.heldAddresses
+	count   int                       // local connections that want it
+	entered bool                      // the registry answered; counted in group.heldAddresses
+	users   map[protocol.UserID]*seat // who is in it; nil where nobody is told
+}
+
+// seat is a user in a room on this gateway.
+type seat struct {
+	count int  // connections
+	there bool // the registry answered; counted in group.memberships
 }
 
 // Standing is where the log of an address stood when it was held. Of a watch only Err means something: it has no log.
@@ -38,24 +45,43 @@ type Standing struct {
 	Err   error  // ErrUnavailable: it is not held
 }
 
-// holding asks for one address to be told to the registry: held while it has members here, else let go. The script gets what is
-// true when the call is made, so however joins, leaves and repeats overtake each other, the last call of a group says the last word.
+// holding asks for one address to be told to the registry: held while it has members here, else let go; and of a user, whether he is in
+// it here. The script gets what is true when the call is made, so however joins, leaves and repeats overtake each other, the last call
+// of a group says the last word.
 type holding struct {
 	address  protocol.Address
+	user     protocol.UserID // empty: it is about no one
 	standing Standing
 	done     chan struct{} // nil: nobody waits
 }
+
+// What the hold script is told to do with an address.
+const (
+	wordHold  = "+"
+	wordLeave = "="
+	wordLetGo = "-"
+	// and answers to the last when there was more to do than one call may.
+	wordMore = "m"
+)
 
 // Hold counts one more local member of each address, and tells the registry. The positions come in the order of the addresses. What
 // is published to an address from its position on reaches this gateway. Calls that arrive together go to Redis together.
 //
 // Each success, and nothing else, is owed a Release.
 func (r *Registry) Hold(ctx context.Context, addresses ...protocol.Address) []Standing {
+	return r.take(ctx, "", addresses)
+}
+
+// Release takes back one Hold of an address. The last one lets it go, in the background.
+func (r *Registry) Release(a protocol.Address) { r.release("", a) }
+
+// take is Hold of a user, or of no one.
+func (r *Registry) take(ctx context.Context, u protocol.UserID, addresses []protocol.Address) []Standing {
 	waiting := make([]*holding, len(addresses))
 	for i, a := range addresses {
 		g := r.groups[r.cfg.Layout.GroupIndex(a)]
-		g.holds.add(a)
-		waiting[i] = &holding{address: a, done: make(chan struct{})}
+		g.holds.add(a, u)
+		waiting[i] = &holding{address: a, user: u, done: make(chan struct{})}
 		g.holdings.add(waiting[i])
 	}
 	out := make([]Standing, len(addresses))
@@ -67,21 +93,24 @@ func (r *Registry) Hold(ctx context.Context, addresses ...protocol.Address) []St
 			out[i].Err = fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
 		}
 		if out[i].Err != nil {
-			r.Release(h.address)
+			r.release(u, h.address)
 		}
 	}
 	return out
 }
 
-// Release takes back one Hold of an address. The last one lets it go, in the background.
-func (r *Registry) Release(a protocol.Address) {
+func (r *Registry) release(u protocol.UserID, a protocol.Address) {
 	g := r.groups[r.cfg.Layout.GroupIndex(a)]
-	last, entered := g.holds.drop(a)
-	if entered {
+	d := g.holds.drop(a, u)
+	if d.entered {
 		g.countHold(a, -1)
 	}
-	if last {
+	g.memberships.Add(-d.seats)
+	switch {
+	case d.last:
 		g.holdings.add(&holding{address: a})
+	case d.lastOfUser:
+		g.holdings.add(&holding{address: a, user: u})
 	}
 }
 
@@ -90,19 +119,17 @@ func (r *Registry) holdAgain(g *group) {
 	for _, a := range g.holds.list() {
 		g.holdings.add(&holding{address: a})
 	}
+	r.reconcile(g)
 }
 
 func (r *Registry) runHoldings(g *group, b []*holding) {
-	args := r.holdArgs(r.cfg.Gateway, "")
+	g.told.Add(1)
+	args := r.holdArgs(g, r.cfg.Gateway, "")
 	keys := r.holdKeys(g, r.cfg.Gateway)
-	wanted := g.holds.wanted(b)
+	words := g.holds.words(b)
 	for i, h := range b {
 		keys = appendHoldKeys(keys, h.address)
-		word := "-"
-		if wanted[i] {
-			word = "+"
-		}
-		args = append(args, string(h.address), word)
+		args = append(args, string(h.address), words[i], string(h.user))
 	}
 	v, err := r.run(context.Background(), r.hold, keys, args)
 	var lines []string
@@ -116,10 +143,14 @@ func (r *Registry) runHoldings(g *group, b []*holding) {
 		return
 	}
 	for i, h := range b {
-		if wanted[i] {
+		switch {
+		case words[i] == wordHold:
 			h.standing = parseStanding(h.address, lines[i])
 			r.entered(g, h)
-		} else {
+		case lines[i] == wordMore:
+			g.holdings.add(&holding{address: h.address, user: h.user})
+			fallthrough
+		default:
 			h.standing.Err = fmt.Errorf("%w: let go meanwhile", ErrUnavailable)
 		}
 		if h.done != nil {
@@ -128,15 +159,19 @@ func (r *Registry) runHoldings(g *group, b []*holding) {
 	}
 }
 
-// entered notes that the registry knows of a hold. What was sent while it did not went to nobody here.
+// entered notes that the registry knows of a hold, and of the user in it. What was sent while it did not went to nobody here.
 func (r *Registry) entered(g *group, h *holding) {
 	if h.standing.Err != nil {
 		return
 	}
-	if g.holds.enter(h.address) {
+	hold, seat := g.holds.enter(h.address, h.user)
+	if hold {
 		g.countHold(h.address, 1)
 	}
-	if h.done == nil && r.cfg.OnLog != nil {
+	if seat {
+		g.memberships.Add(1)
+	}
+	if h.done == nil && h.user == "" && r.cfg.OnLog != nil {
 		r.cfg.OnLog(h.address, protocol.Position{Epoch: h.standing.Epoch, Offset: h.standing.Top})
 	}
 }
@@ -159,37 +194,52 @@ func (r *Registry) refuseHoldings(g *group, b []*holding, err error) {
 		h.standing.Err = err
 		close(h.done)
 	}
-	g.holdings.park(rest, max(256, maxParked/len(r.groups)))
+	if !g.holdings.park(rest, max(256, maxParked/len(r.groups))) {
+		g.doubted.Store(true)
+	}
 }
 
 func (r *Registry) holdKeys(g *group, owner protocol.GatewayID) []string {
-	return []string{keyspace.Leases(g.name), keyspace.Line(g.name), keyspace.Own(g.name, owner)}
+	return []string{keyspace.Leases(g.name), keyspace.Line(g.name), keyspace.Own(g.name, owner), keyspace.Memberships(g.name)}
 }
 
 func appendHoldKeys(keys []string, a protocol.Address) []string {
 	if keys = append(keys, keyspace.Holders(a)); a.Kind() == 'r' {
-		keys = append(keys, keyspace.Log(a), keyspace.Stream(a))
+		keys = append(keys, keyspace.Log(a), keyspace.Stream(a), keyspace.Members(a), keyspace.MemberCounts(a))
 	}
 	return keys
 }
 
-func (r *Registry) holdArgs(owner protocol.GatewayID, reapAfter string) []any {
-	return []any{string(owner), r.cfg.Lease.Milliseconds(), protocol.NewEpoch(), r.cfg.LogTTL.Milliseconds(), reapAfter}
+func (r *Registry) holdArgs(g *group, owner protocol.GatewayID, reapAfter string) []any {
+	return []any{
+		string(owner), r.cfg.Lease.Milliseconds(), protocol.NewEpoch(), r.cfg.LogTTL.Milliseconds(), reapAfter,
+		keyspace.ChannelPrefix(g.name), r.cfg.MemberPushes,
+	}
 }
 
-// reapHolds lets go what a dead gateway held; false: it may not be judged, or Redis didn't answer.
-func (r *Registry) reapHolds(ctx context.Context, g *group, gw protocol.GatewayID, held []protocol.Address) bool {
-	if len(held) == 0 {
-		return true
-	}
+// reapHolds lets go what a dead gateway held, with the members it had there, as many as one call may take out. left are those that have
+// more; false: it may not be judged, or Redis didn't answer.
+func (r *Registry) reapHolds(ctx context.Context, g *group, gw protocol.GatewayID, held []protocol.Address) (left []protocol.Address, ok bool) {
 	keys := r.holdKeys(g, gw)
-	args := r.holdArgs(gw, strconv.FormatInt(r.cfg.ReapAfter.Milliseconds(), 10))
+	args := r.holdArgs(g, gw, strconv.FormatInt(r.cfg.ReapAfter.Milliseconds(), 10))
 	for _, a := range held {
 		keys = appendHoldKeys(keys, a)
-		args = append(args, string(a), "-")
+		args = append(args, string(a), wordLetGo, "")
 	}
 	v, err := r.run(ctx, r.hold, keys, args)
-	return err == nil && v != "alive"
+	if err != nil || v == "alive" {
+		return nil, false
+	}
+	lines := strings.Split(fmt.Sprint(v), "\n")
+	if len(lines) != len(held) {
+		return nil, false
+	}
+	for i, a := range held {
+		if lines[i] != wordLetGo {
+			left = append(left, a)
+		}
+	}
+	return left, true
 }
 
 func parseStanding(a protocol.Address, line string) Standing {
@@ -208,52 +258,90 @@ func parseStanding(a protocol.Address, line string) Standing {
 	return Standing{Epoch: f[1], Top: top, First: first}
 }
 
-func (h *holds) add(a protocol.Address) {
+func (h *holds) add(a protocol.Address, u protocol.UserID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.all == nil {
 		h.all = make(map[protocol.Address]*hold)
 	}
-	if h.all[a] == nil {
-		h.all[a] = &hold{}
+	x := h.all[a]
+	if x == nil {
+		x = &hold{}
+		h.all[a] = x
 	}
-	h.all[a].members++
+	x.count++
+	if u == "" {
+		return
+	}
+	if x.users == nil {
+		x.users = make(map[protocol.UserID]*seat)
+	}
+	if x.users[u] == nil {
+		x.users[u] = &seat{}
+	}
+	x.users[u].count++
 }
 
-// drop takes one member away. last: there is none left; entered: it was counted in group.heldAddresses, and is no more.
-func (h *holds) drop(a protocol.Address) (last, entered bool) {
+// dropped is what one drop ended.
+type dropped struct {
+	last       bool  // of the address
+	entered    bool  // the address was counted in group.heldAddresses, and is no more
+	lastOfUser bool  // of the user in it
+	seats      int64 // were counted in group.memberships, and are no more
+}
+
+// drop takes one connection away, of a user or of no one.
+func (h *holds) drop(a protocol.Address, u protocol.UserID) (d dropped) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	x := h.all[a]
 	if x == nil {
-		return false, false
+		return d
 	}
-	if x.members--; x.members > 0 {
-		return false, false
+	if s := x.users[u]; s != nil {
+		if s.count--; s.count == 0 {
+			delete(x.users, u)
+			if d.lastOfUser = true; s.there {
+				d.seats++
+			}
+		}
 	}
-	delete(h.all, a)
-	return true, x.entered
+	if x.count--; x.count == 0 {
+		delete(h.all, a)
+		d.last, d.entered = true, x.entered
+	}
+	return d
 }
 
-// enter marks an address as known to the registry; true: it was not before.
-func (h *holds) enter(a protocol.Address) bool {
+// enter marks an address, and a user in it, as known to the registry; true: it was not before.
+func (h *holds) enter(a protocol.Address, u protocol.UserID) (hold, user bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	x := h.all[a]
-	if x == nil || x.entered {
-		return false // the last member left meanwhile: what lets it go is queued
+	if x == nil {
+		return false, false // the last one left meanwhile: what lets it go is queued
 	}
-	x.entered = true
-	return true
+	hold, x.entered = !x.entered, true
+	if s := x.users[u]; s != nil {
+		user, s.there = !s.there, true
+	}
+	return hold, user
 }
 
-// wanted tells which addresses have members now.
-func (h *holds) wanted(b []*holding) []bool {
+// words tells what is true of addresses and users now.
+func (h *holds) words(b []*holding) []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	out := make([]bool, len(b))
+	out := make([]string, len(b))
 	for i := range b {
-		out[i] = h.all[b[i].address] != nil
+		switch x := h.all[b[i].address]; {
+		case x == nil:
+			out[i] = wordLetGo
+		case b[i].user != "" && x.users[b[i].user] == nil:
+			out[i] = wordLeave
+		default:
+			out[i] = wordHold
+		}
 	}
 	return out
 }

@@ -28,6 +28,13 @@ func (f *fleet) reaped(g *gateway) error {
 		if _, ok := fields[string(g.id)]; ok || !ev && strings.HasSuffix(key, ":own:"+string(g.id)) {
 			return fmt.Errorf("%s still knows %s", key, g.id)
 		}
+		if _, members := addressOf(key, "m", "r:"); members {
+			for x := range fields {
+				if strings.HasPrefix(x, "g"+string(g.id)+separator) {
+					return fmt.Errorf("%s still has %q", key, x)
+				}
+			}
+		}
 		if _, conns := addressOf(key, "c", "u:"); conns {
 			for conn, s := range fields {
 				if l, _, _ := parseEntry(s); l.Gateway == g.id {

@@ -193,6 +193,7 @@ func (r *Registry) beat(ctx context.Context, g *group) {
 	}
 	before := g.view.Load()
 	held, known := g.owns(), g.known()
+	told, settled := g.told.Load(), g.settled()
 	p, err := r.pulseOnce(ctx, g, r.snapshot(g))
 	if err != nil {
 		if ctx.Err() == nil {
@@ -214,6 +215,11 @@ func (r *Registry) beat(ctx context.Context, g *group) {
 	if p.own < min(held, g.owns()) || before != nil && (before.line != after.line || before.quiet != after.quiet && after.quiet != 0) {
 		r.refreshGroup(g)
 	}
+	// Members are compared by a pulse during which nobody came or went: there can
+	// then be neither more nor fewer than are counted here.
+	if g.doubted.Load() || settled && g.settled() && g.told.Load() == told && p.memberships != g.memberships.Load() {
+		r.reconcile(g)
+	}
 	p.ghosts = p.own > max(known, g.known())
 	// Beside the pulses: reaping a large gateway takes seconds, and without a pulse
 	// Redis would seem to have been away.
@@ -227,9 +233,10 @@ func (r *Registry) beat(ctx context.Context, g *group) {
 
 // pulsed is the answer of one pulse.
 type pulsed struct {
-	own  int64
-	dead []protocol.GatewayID
-	due  []protocol.UserID
+	own         int64
+	memberships int64
+	dead        []protocol.GatewayID
+	due         []protocol.UserID
 	// ghosts says that the registry has more of this gateway than there can be.
 	ghosts bool
 }
@@ -243,11 +250,14 @@ func (g *group) known() int64 {
 	return g.owns() + int64(g.registers.unfinished()+g.removes.unfinished()+g.holdings.unfinished())
 }
 
+// settled reports whether the registry has been told of everyone who joined and left.
+func (g *group) settled() bool { return g.holdings.unfinished() == 0 }
+
 func (r *Registry) pulseOnce(ctx context.Context, g *group, snapshot string) (pulsed, error) {
 	v, err := r.run(ctx, r.pulse, []string{
 		keyspace.Leases(g.name), keyspace.Line(g.name), keyspace.Numbers(g.name),
 		keyspace.Own(g.name, r.cfg.Gateway), keyspace.Offlines(g.name), keyspace.Snapshots(g.name),
-		keyspace.Tombstones(g.name),
+		keyspace.Tombstones(g.name), keyspace.Memberships(g.name),
 	}, []any{
 		string(r.cfg.Gateway), keyspace.Channel(g.name, r.cfg.Gateway), r.cfg.Lease.Milliseconds(),
 		r.cfg.gap().Milliseconds(), r.cfg.Quiet.Milliseconds(), r.cfg.ReapAfter.Milliseconds(), snapshot,
@@ -256,7 +266,7 @@ func (r *Registry) pulseOnce(ctx context.Context, g *group, snapshot string) (pu
 		return pulsed{}, err
 	}
 	f, ok := v.([]any)
-	if !ok || len(f) != 8 {
+	if !ok || len(f) != 9 {
 		return pulsed{}, fmt.Errorf("%w: unexpected pulse answer %T", ErrUnavailable, v)
 	}
 	leases := ids[string](f[5])
@@ -270,7 +280,7 @@ func (r *Registry) pulseOnce(ctx context.Context, g *group, snapshot string) (pu
 		r.cfg.OnPulse(g.index, uint64(number(f[3])), w.line)
 	}
 	return pulsed{
-		own:  number(f[4]),
+		own: number(f[4]), memberships: number(f[8]),
 		dead: ids[protocol.GatewayID](f[6]), due: ids[protocol.UserID](f[7]),
 	}, nil
 }

@@ -92,8 +92,10 @@ func (r *Registry) reapSome(ctx context.Context, g *group, gw protocol.GatewayID
 		keys = append(keys, userKeys(user)...)
 		args = append(args, fields[i], fence, string(user), "gateway_lost", "")
 	}
-	if !r.reapHolds(ctx, g, gw, held) {
-		return 0, 0, false
+	for rest := held; len(rest) > 0; {
+		if rest, ok = r.reapHolds(ctx, g, gw, rest); !ok || ctx.Err() != nil {
+			return 0, 0, false
+		}
 	}
 	v, err := r.run(ctx, r.remove, keys, args)
 	if err != nil {

@@ -67,6 +67,8 @@ type group struct {
 	held          atomic.Int64         // entries the registry should know
 	heldAddresses atomic.Int64         // and holds
 	heldWatches   atomic.Int64         // those of them that are watches
+	memberships   atomic.Int64         // and users in rooms
+	told          atomic.Uint64        // calls about holds
 	view          atomic.Pointer[view] // what the last pulse saw
 	silent        atomic.Bool          // Redis did not answer the last pulse
 	pulsing       atomic.Bool
@@ -77,6 +79,10 @@ type group struct {
 	stale atomic.Bool
 	// refreshing is true while a call with refreshes is in flight.
 	refreshing atomic.Bool
+	// reconciling is true while members are compared with what the registry has.
+	reconciling atomic.Bool
+	// doubted is true while a comparison is owed.
+	doubted atomic.Bool
 
 	// Owned by tidy, of which one runs at a time.
 	strays map[protocol.ConnID]stray // what takeOutGhosts found last time
@@ -396,6 +402,7 @@ type Stats struct {
 	Registered, Refreshed, Removed, Reaped, Again, Verdicts, Failed uint64
 	Held                                                            int64 // connections
 	HeldRooms, HeldWatches                                          int64 // addresses
+	Memberships                                                     int64 // users in rooms, each counted once in each room
 }
 
 // Stats returns the counters.
@@ -409,6 +416,7 @@ func (r *Registry) Stats() Stats {
 		watches := g.heldWatches.Load()
 		s.HeldRooms += g.heldAddresses.Load() - watches
 		s.HeldWatches += watches
+		s.Memberships += g.memberships.Load()
 	}
 	return s
 }

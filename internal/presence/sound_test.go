@@ -104,6 +104,8 @@ func readKey(ctx context.Context, c redis.Cmdable, key string) (map[string]strin
 //   - a user with conns is online; without, offline, or his grace runs;
 //   - fences of a user differ;
 //   - the holders of a room or a watch are exactly the gateways whose own index has it, and for a running one those where it has members;
+//   - who is in a room stands there twice, by user and by gateway, and only where the gateway holds the room; the counts are those of the
+//     names, and so is what is counted for each gateway; a running one has exactly its members there, and counts them right;
 //   - a running gateway holds exactly what the registry says it owns, and counts it right.
 func (f *fleet) problems() []string {
 	f.t.Helper()
@@ -196,6 +198,7 @@ func (f *fleet) problems() []string {
 	for key, what := range owned {
 		complain("%s (%s) is not in its gateway's own", key, what)
 	}
+	f.memberProblems(d, complain)
 	for _, g := range f.gateways {
 		if g.cancel == nil {
 			continue

@@ -1,12 +1,13 @@
 -- pulse: the heartbeat of a gateway in one group.
 --
--- KEYS  1 lease  2 line  3 num  4 own  5 off  6 snap  7 tomb
+-- KEYS  1 lease  2 line  3 num  4 own  5 off  6 snap  7 tomb  8 mem
 -- ARGV  1 gateway  2 its channel  3 lease ms  4 gap ms: older than this, the last
 --       pulse says that Redis was away  5 quiet ms  6 reap after ms
 --       7 snapshot ('' to leave it; '-' to say goodbye: the lease ends now)
 -- Returns { now ms, history line, end of the quiet time ms (0: none), number of
 --   the channel, size of own, leases {gateway, end, ...}, gateways to reap {...},
---   users whose grace is over {...}, 100 at most }; in quiet time nobody is named
+--   users whose grace is over {...}, 100 at most, how many members it has in rooms
+--   of the group }; in quiet time nobody is named
 -- The same numbers go to the gateway's own channel, behind everything published
 -- before: a FIFO channel whose number is not the expected one lost something.
 -- Atomic. Runs twice safely: a second pulse is only a newer one.
@@ -55,4 +56,4 @@ end
 
 -- While Redis was away nobody could come back within his grace.
 local due = quiet == 0 and redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', int(now), 'LIMIT', 0, 100) or {}
-return { int(now), line, int(quiet), number, own, leases, dead, due }
+return { int(now), line, int(quiet), number, own, leases, dead, due, redis.call('HGET', KEYS[8], gw) or '0' }
