@@ -61,6 +61,11 @@ type Config struct {
 	// HeldBytes bounds what a connection that is being attached may have waiting.
 	HeldBytes int
 
+	// MemberWindow is for how long who joins and leaves a room is collected into one
+	// frame for its members. PushBytes bounds such a frame: a longer one names nobody.
+	MemberWindow time.Duration
+	PushBytes    int
+
 	// Kept is how many messages a log keeps, for at most Retention; LogTTL is how
 	// long positions outlive them.
 	Kept              int
@@ -83,6 +88,7 @@ func DefaultConfig() Config {
 		Probe: 100 * time.Millisecond, ProbeWait: 2 * time.Second,
 		HealFor: 10 * time.Second, HealBytes: 32 << 20,
 		HoldersTTL: time.Second, Starved: 4 * time.Second, HeldBytes: 256 << 10,
+		MemberWindow: 500 * time.Millisecond, PushBytes: protocol.MaxFrameBytes,
 		Kept: 1000, Retention: 7 * 24 * time.Hour, LogTTL: 37 * 24 * time.Hour,
 	}
 }

@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
 	"chatgate/internal/connection"
 	"chatgate/internal/keyspace"
@@ -28,7 +29,10 @@ type deliverer struct {
 	feeds  map[protocol.Address]*feed
 	number uint64 // last number seen on the channel, when heard
 	heard  bool   // a number was seen: what comes next is known
-	wire   []byte // one frame with its WebSocket header, built once for all members
+	// rumours are who joined and left rooms in this window, tellAt its end.
+	rumours map[protocol.Address]*rumour
+	tellAt  *time.Timer
+	wire    []byte // one frame with its WebSocket header, built once for all members
 	// pulseNumber is the number Redis gave with the last pulse, expected the same
 	// while it has to come yet, line the history line.
 	pulseNumber, expected uint64
@@ -60,6 +64,7 @@ func newDeliverer(r *Router, g keyspace.Group) *deliverer {
 	return &deliverer{
 		router: r, group: g, feeds: make(map[protocol.Address]*feed), watched: make(map[protocol.UserID]*watched),
 		doubted: make(map[protocol.UserID]struct{}), missing: make(map[protocol.UserID]struct{}),
+		rumours: make(map[protocol.Address]*rumour), tellAt: stoppedTimer(),
 		payloads: make(chan string, payloadQueue), commands: make(chan command, commandQueue), stopped: make(chan struct{}),
 	}
 }
@@ -77,6 +82,7 @@ func (d *deliverer) offer(payload string) bool {
 
 func (d *deliverer) run(ctx context.Context) {
 	defer close(d.stopped)
+	defer d.tellAt.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -86,6 +92,8 @@ func (d *deliverer) run(ctx context.Context) {
 		case p := <-d.payloads:
 			d.obey()
 			d.open(p)
+		case <-d.tellAt.C:
+			d.tellMembers()
 		}
 		d.more()
 		d.publish()
@@ -153,6 +161,11 @@ func (d *deliverer) open(payload string) {
 			var frame string
 			if frame, err = protocol.OpenEveryone(body); err == nil {
 				d.router.everyone.take(frame)
+			}
+		case protocol.EnvelopeMembers:
+			var c protocol.MembersChange
+			if c, err = protocol.OpenMembers(body); err == nil {
+				d.hearMembers(c)
 			}
 		case protocol.EnvelopeState:
 			var number uint64

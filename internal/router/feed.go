@@ -42,7 +42,8 @@ type Stay struct {
 	conn    *connection.Connection
 
 	// Any goroutine.
-	ended atomic.Bool
+	ended    atomic.Bool
+	followed atomic.Bool // the client was told that it is there
 
 	// Owned by the deliverer.
 	at int // the place among the feed's members
@@ -187,6 +188,7 @@ func (r *Router) Follow(s *Stay, at protocol.Position, top uint64, frames ...[]b
 	for _, f := range frames {
 		s.conn.Append(f)
 	}
+	s.followed.Store(true)
 	if at.Offset < top || !r.live(s, at) {
 		r.catchUp(s, at)
 	}

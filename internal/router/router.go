@@ -65,7 +65,7 @@ type counts struct {
 	envelopes, delivered, duplicates, unheld          atomic.Uint64
 	missedPublishes, holes, unreadable, subscriptions atomic.Uint64
 	repairs, checks, reads, gaps, healed, unhealable  atomic.Uint64
-	held, unconfirmed, told, stateReads               atomic.Uint64
+	held, unconfirmed, told, stateReads, memberPushes atomic.Uint64
 	watches                                           atomic.Int64
 }
 
@@ -314,7 +314,7 @@ type Stats struct {
 	Envelopes, Delivered, Duplicates, Unheld          uint64
 	MissedPublishes, Holes, Unreadable, Subscriptions uint64
 	Repairs, Checks, Reads, Gaps, Healed, Unhealable  uint64
-	Held, Unconfirmed, Told, StateReads               uint64
+	Held, Unconfirmed, Told, StateReads, MemberPushes uint64
 	Watches                                           int64 // now
 	Pending                                           int
 }
@@ -333,6 +333,7 @@ func (r *Router) Stats() Stats {
 		Repairs:       c.repairs.Load(), Checks: c.checks.Load(), Reads: c.reads.Load(), Gaps: c.gaps.Load(),
 		Healed: c.healed.Load(), Unhealable: c.unhealable.Load(), Held: c.held.Load(),
 		Unconfirmed: c.unconfirmed.Load(), Told: c.told.Load(), StateReads: c.stateReads.Load(), Watches: c.watches.Load(),
+		MemberPushes: c.memberPushes.Load(),
 	}
 	for _, l := range r.lanes.all {
 		l.mu.Lock()
