@@ -261,6 +261,32 @@ func (c *Client) answerTo(id string) (answer Frame, err error) {
 	return answer, err
 }
 
+// Members asks who is in a room, page by page, and returns all names and the last count.
+func (c *Client) Members(room string, limit int) (names []string, count int, err error) {
+	for after := ""; ; {
+		c.mu.Lock()
+		c.nextID++
+		id := "members-" + strconv.FormatUint(c.nextID, 10)
+		c.mu.Unlock()
+		fields := []any{"id", id, "room", room, "limit", limit}
+		if after != "" {
+			fields = append(fields, "after", after)
+		}
+		if err := c.Write(object("members", fields)); err != nil {
+			return nil, 0, err
+		}
+		answer, err := c.NextOf("members", Deadline, func(f Frame) bool { return f.ID == id })
+		if err != nil {
+			return nil, 0, err
+		}
+		names = append(names, answer.Names()...)
+		if answer.Next == nil {
+			return names, answer.Count, nil
+		}
+		after = text(answer.Next)
+	}
+}
+
 // Heartbeat sends a heartbeat and returns the answer.
 func (c *Client) Heartbeat(within time.Duration) (Frame, error) {
 	if err := c.Write(object("heartbeat", nil)); err != nil {

@@ -41,7 +41,10 @@ type Frame struct {
 	By        string          `json:"by"`
 	Since     int64           `json:"at"` // of a closing
 
-	Next json.RawMessage `json:"next"` // a position in a gap, a word in members
+	Next   json.RawMessage `json:"next"` // a position in a gap, a word in members
+	Count  int             `json:"count"`
+	Joined []string        `json:"joined"` // nil: not said
+	Left   []string        `json:"left"`
 
 	HeartbeatIntervalMs int64 `json:"heartbeatIntervalMs"`
 	PresenceTTLMs       int64 `json:"presenceTtlMs"`
@@ -96,6 +99,13 @@ func (f Frame) States() map[string]UserState {
 	states := make(map[string]UserState)
 	_ = json.Unmarshal(f.Users, &states) // another frame's users are a list: then there are none
 	return states
+}
+
+// Names returns the users of a members frame.
+func (f Frame) Names() []string {
+	var names []string
+	_ = json.Unmarshal(f.Users, &names) // another frame's users are a map: then there are none
+	return names
 }
 
 func (f Frame) String() string { return string(f.Raw) }

@@ -50,6 +50,8 @@ var steps = map[string]func(*scene, *args) error{
 	"ignore":    (*scene).ignore,
 	"join":      (*scene).join,
 	"leave":     (*scene).leave,
+	"members":   (*scene).members,
+	"pushed":    (*scene).pushed,
 	"watch":     (*scene).watch,
 	"unwatch":   (*scene).unwatch,
 	"told":      (*scene).told,

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -113,6 +114,49 @@ func (s *scene) leave(a *args) error {
 		err = fmt.Errorf("%s: left %v, want room %s", c.Name, f, room)
 	}
 	return err
+}
+
+// members alice lobby bob carol [within 3s]: alice is told that exactly these are in a room, asked two at a time until it is so.
+func (s *scene) members(a *args) error {
+	within, err1 := a.duration("within", Deadline)
+	c, err2 := s.client(a)
+	room, err3 := a.next("the room")
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return err
+	}
+	want := slices.Sorted(slices.Values(a.rest))
+	return Poll(within, func() error {
+		names, count, err := c.Members(room, 2)
+		if err == nil && (!slices.Equal(names, want) || count != len(want)) {
+			err = fmt.Errorf("%s is told that %d are in %s, %v; want %v", c.Name, count, room, names, want)
+		}
+		return err
+	})
+}
+
+// pushed alice lobby 2 [+bob] [-carol] [within 3s]: the next push of who joined and left a room says so, with the number that are there.
+func (s *scene) pushed(a *args) error {
+	within, err1 := a.duration("within", Deadline)
+	c, err2 := s.client(a)
+	room, count, err3 := a.two("the room", "the number")
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return err
+	}
+	f, err := c.NextOf("members", within, func(f Frame) bool { return f.Room == room && f.Users == nil })
+	if err != nil {
+		return err
+	}
+	var got []string
+	for _, u := range f.Joined {
+		got = append(got, "+"+u)
+	}
+	for _, u := range f.Left {
+		got = append(got, "-"+u)
+	}
+	if strconv.Itoa(f.Count) != count || !slices.Equal(got, a.rest) {
+		return fmt.Errorf("%s got %v, want %s in %s and %v", c.Name, f, count, room, a.rest)
+	}
+	return nil
 }
 
 // received bob: this device has kept everything up to the last position it knows.
