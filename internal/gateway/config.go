@@ -109,6 +109,7 @@ type LimitsConfig struct {
 	RoomsPerConnection   int             `default:"500" zero:"no limit" help:"Rooms one connection may be in at a time."`
 	OpenRooms            bool            `negatable:"" help:"Let a connection send to rooms it has not joined."`
 	WatchesPerConnection int             `default:"1000" zero:"no limit" help:"Users one connection may watch at a time."`
+	MemberPushes         int             `default:"1000" zero:"nobody is told" help:"Members a room may have for them to be told who joins and leaves it; in larger rooms clients ask. The same on every gateway."`
 	FrameBytes           int             `default:"65536" help:"Bytes of one frame from a client."`
 	OutboxBytes          int             `default:"262144" help:"Bytes waiting for one client before it counts as a slow consumer."`
 	OutboxFrames         int             `default:"1024" help:"Frames waiting for one client before it counts as a slow consumer."`

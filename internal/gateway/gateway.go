@@ -120,7 +120,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	pc.TTL, pc.Heartbeat, pc.ConnectionsPerUser = cfg.Heartbeat.PresenceTTL, cfg.Heartbeat.Interval, cfg.Limits.ConnectionsPerUser
 	pc.Pulse, pc.Lease, pc.Quiet = cfg.Cluster.PulseInterval, cfg.Cluster.Lease, cfg.Cluster.Quiet
 	pc.ReapAfter, pc.Grace, pc.Timeout = cfg.Cluster.ReapAfter, cfg.Cluster.Grace, cfg.Redis.Timeout
-	pc.LogTTL = cfg.History.Positions
+	pc.LogTTL, pc.MemberPushes = cfg.History.Positions, cfg.Limits.MemberPushes
 	if pc.Classes, err = presence.ParseClasses(cfg.Limits.DeviceClasses); err != nil {
 		return nil, err
 	}
@@ -142,7 +142,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	rc.WaitReplicas, rc.WaitTimeout = cfg.Redis.WaitReplicas, cfg.Redis.WaitTimeout
 	rc.HealFor = cfg.Cluster.Heal
 	rc.ProbeWait = cfg.Redis.DialTimeout + cfg.Redis.Timeout
-	rc.Starved = 4 * cfg.Cluster.PulseInterval
+	rc.Starved, rc.PushBytes = 4*cfg.Cluster.PulseInterval, cfg.Limits.FrameBytes
 	rc.Kept, rc.Retention, rc.LogTTL = cfg.History.Messages, cfg.History.Age, cfg.History.Positions
 	rc.Everyone = handler.Registered(g.manager)
 	rc.OnKick = func(k protocol.Kick) { handler.Kicked(g.manager, k) }

@@ -42,7 +42,7 @@ func (s *session) enter(id []byte, rooms []protocol.RoomResume) {
 	for i, a := range addresses {
 		stays[i] = h.router.Attach(a, s.conn)
 	}
-	standings := h.registry.Hold(ctx, addresses...)
+	standings := h.registry.Enter(ctx, s.entry.User, addresses...)
 	var held []int
 	var entrances []*entrance
 	var failed error
@@ -61,7 +61,7 @@ func (s *session) enter(id []byte, rooms []protocol.RoomResume) {
 		failed = err
 		for _, i := range held {
 			h.router.Detach(stays[i], nil)
-			h.registry.Release(addresses[i])
+			h.registry.Exit(s.entry.User, addresses[i])
 		}
 		held = nil
 	}
@@ -131,7 +131,7 @@ func (s *session) leave(f *protocol.Frame) {
 func (s *session) exit(room protocol.RoomID, frame []byte) {
 	if stay := s.rooms[room]; stay != nil {
 		s.handler.router.Detach(stay, frame)
-		s.handler.registry.Release(stay.Address())
+		s.handler.registry.Exit(s.entry.User, stay.Address())
 		delete(s.rooms, room)
 	}
 }

@@ -69,6 +69,8 @@ func (s *session) handle(data []byte) {
 		s.join(f)
 	case protocol.TypeLeave:
 		s.leave(f)
+	case protocol.TypeMembers:
+		s.members(f)
 	case protocol.TypeWatch:
 		s.watch(f)
 	case protocol.TypeUnwatch:
@@ -167,7 +169,7 @@ const roomPause = 5 * time.Millisecond
 func (s *session) end(cause connection.Cause) {
 	for _, stay := range s.rooms {
 		s.handler.router.Detach(stay, nil)
-		s.handler.registry.Release(stay.Address())
+		s.handler.registry.Exit(s.entry.User, stay.Address())
 	}
 	s.endWatches(slices.Collect(maps.Values(s.watches))...)
 	if s.entry != nil {

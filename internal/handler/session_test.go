@@ -89,7 +89,7 @@ func TestTypesNotServedYetAreUnknown(t *testing.T) {
 	for kind, frame := range everyFrame {
 		switch kind {
 		case protocol.TypeHeartbeat, protocol.TypeMessage, protocol.TypePresence, protocol.TypeReceived, protocol.TypeHistory,
-			protocol.TypeJoin, protocol.TypeLeave, protocol.TypeWatch, protocol.TypeUnwatch:
+			protocol.TypeJoin, protocol.TypeLeave, protocol.TypeMembers, protocol.TypeWatch, protocol.TypeUnwatch:
 			continue
 		}
 		c.say(frame)
