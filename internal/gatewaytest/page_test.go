@@ -51,37 +51,16 @@ func (p *tab) atTheDoor() {
 	}
 }
 
-// served says whether the gateway knows a type of frame. The page makes do without watch and members.
-func served(t *testing.T, g *Gateway, kind, answer string, fields ...any) bool {
-	t.Helper()
-	c := Connect(t, g.WS(), "prober")
-	defer c.Cut()
-	if err := c.Write(object(kind, append([]any{"id", "probe"}, fields...))); err != nil {
-		t.Fatal(err)
-	}
-	err := c.wait(Deadline, "answer to "+kind, func() bool { return len(c.queues[answer])+len(c.queues["error"]) > 0 })
-	if err != nil {
-		t.Fatal(err)
-	}
-	refused := c.Left("error")
-	return len(refused) == 0 || refused[0].CodeText() != "unknown_type"
-}
-
-// wantPresence waits for what the page says of the person it chats with: nothing where the gateway can't tell.
-func (p *tab) wantPresence(watched bool, want string) {
+// wantPresence waits for what the page says of the person it chats with.
+func (p *tab) wantPresence(want string) {
 	p.browser.t.Helper()
-	if watched {
-		p.wantPart(".with-presence #peer-presence", want)
-	} else {
-		p.wantTexts(".with-presence")
-	}
+	p.wantPart(".with-presence #peer-presence", want)
 }
 
 // Two people, two windows, two gateways: everything the page says comes from the cluster.
 func TestTwoPagesChatAcrossGateways(t *testing.T) {
 	r := Shared(t, Standalone)
 	a, b := StartGateway(t, r, Options{Name: "a"}), StartGateway(t, r, Options{Name: "b"})
-	watched := served(t, a, "watch", "presence", "users", []string{"bob"})
 	browser := startChromium(t)
 
 	// Alice comes in by the form, with the keyboard; Bob by a link.
@@ -98,8 +77,8 @@ func TestTwoPagesChatAcrossGateways(t *testing.T) {
 	if got, want := bob.connected(), gatewayID(t, b); got != want {
 		t.Errorf("bob's page names gateway %q, want %q", got, want)
 	}
-	alice.wantPresence(watched, "online")
-	bob.wantPresence(watched, "online")
+	alice.wantPresence("online")
+	bob.wantPresence("online")
 
 	alice.say("hello bob")
 	bob.wantExactly(thread+".theirs .content", "hello bob")
@@ -129,7 +108,7 @@ func TestTwoPagesChatAcrossGateways(t *testing.T) {
 	// Someone who isn't there: stored, and said so.
 	alice.fill("#add-name", "dave")
 	alice.wantExactly("#peer h2", "dave")
-	alice.wantPresence(watched, "offline")
+	alice.wantPresence("offline")
 	alice.say("for later")
 	alice.wantPart(thread+".ack", "stored")
 
@@ -149,7 +128,7 @@ func TestTwoPagesChatAcrossGateways(t *testing.T) {
 	// Bob goes: alice sees it.
 	bob.click("#sign-out")
 	bob.wantExactly("#enter button", "Enter")
-	alice.wantPresence(watched, "offline")
+	alice.wantPresence("offline")
 }
 
 // A message written while the gateway is dead goes out when the page has come back, once.

@@ -82,8 +82,8 @@ func TestEveryFrameBeforeRegisterIsRefused(t *testing.T) {
 	c.wantAlive()
 }
 
-// Types that belong to later versions of this gateway are answered as unknown, with the id of the frame, and hurt nothing.
-func TestTypesNotServedYetAreUnknown(t *testing.T) {
+// A type that this gateway does not serve, a new token where it takes none, is answered as unknown, with the id of the frame, and hurts nothing.
+func TestTypesNotServedAreUnknown(t *testing.T) {
 	g := embedded(t)
 	c := g.connect("alice")
 	for kind, frame := range everyFrame {
