@@ -1,12 +1,10 @@
 package gateway
 
 import (
-	"net"
 	"net/http"
-	"net/netip"
-	"strconv"
-	"strings"
 	"sync/atomic"
+
+	"chatgate/internal/handler"
 )
 
 // localHosts lets only requests through that were made to this machine under a name of its own, for listeners on loopback. A page on the
@@ -16,7 +14,7 @@ import (
 // No Host at all is fine: only programs other than browsers send none.
 func localHosts(next http.Handler, refused *atomic.Uint64) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Host != "" && !isLocalHost(r.Host) {
+		if r.Host != "" && !handler.IsLocalHost(r.Host) {
 			refused.Add(1)
 			w.Header().Set("Connection", "close")
 			writeJSON(w, http.StatusMisdirectedRequest, map[string]string{
@@ -27,24 +25,4 @@ func localHosts(next http.Handler, refused *atomic.Uint64) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-// isLocalHost reports whether a Host header names this machine whatever a name server says: localhost and names below it, which browsers
-// don't look up (RFC 6761 §6.3), and addresses of loopback.
-func isLocalHost(host string) bool {
-	name := host
-	if h, port, err := net.SplitHostPort(host); err == nil {
-		if _, err := strconv.ParseUint(port, 10, 16); err != nil && port != "" {
-			return false
-		}
-		name = h
-	} else if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
-		name = host[1 : len(host)-1]
-	}
-	name = strings.ToLower(strings.TrimSuffix(name, "."))
-	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
-		return true
-	}
-	addr, err := netip.ParseAddr(name)
-	return err == nil && addr.Zone() == "" && addr.Unmap().IsLoopback()
 }

@@ -2,8 +2,11 @@ package handler
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -97,12 +100,38 @@ func (p Proxies) walk(peer netip.Addr, lines []string) netip.Addr {
 
 // forwarded reports whether a proxy has had its hands on the request, as far as one says so.
 func forwarded(r *http.Request) bool {
-	for _, name := range [...]string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip"} {
-		if len(r.Header[name]) > 0 {
+	for name := range r.Header {
+		if strings.HasPrefix(name, "X-Forwarded") || slices.Contains(proxyHeaders, name) {
 			return true
 		}
 	}
 	return false
+}
+
+// proxyHeaders are what else proxies add, spelt as net/http does.
+var proxyHeaders = []string{
+	"Forwarded", "Via", "X-Real-Ip", "X-Original-Forwarded-For", "X-Client-Ip", "X-Cluster-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip",
+	"Fastly-Client-Ip", "Fly-Client-Ip",
+}
+
+// IsLocalHost reports whether a Host header names this machine whatever a name server says: localhost and names below it, which browsers
+// don't look up (RFC 6761 §6.3), and addresses of loopback.
+func IsLocalHost(host string) bool {
+	name := host
+	if h, port, err := net.SplitHostPort(host); err == nil {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil && port != "" {
+			return false
+		}
+		name = h
+	} else if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
+		name = host[1 : len(host)-1]
+	}
+	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(name)
+	return err == nil && addr.Zone() == "" && addr.Unmap().IsLoopback()
 }
 
 // lastEntry cuts the last comma-separated entry off line.

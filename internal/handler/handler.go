@@ -25,7 +25,8 @@ type Config struct {
 	Log     *slog.Logger
 
 	// Anonymous lets users in who show no token. Where a proxy has left its headers on
-	// the handshake they are not, unless AnonymousForwarded: behind it may be anybody.
+	// the handshake, or another host than this machine was asked for, they are not,
+	// unless AnonymousForwarded: behind it may be anybody.
 	Anonymous, AnonymousForwarded bool
 	// Tokens says whose a token is. nil: none are taken.
 	Tokens *auth.Verifier
@@ -124,7 +125,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.sessions.Add(1)
-	s := &session{handler: h, conn: c, anonymous: h.cfg.Anonymous && (h.cfg.AnonymousForwarded || !forwarded(r))}
+	s := &session{handler: h, conn: c, anonymous: h.cfg.Anonymous && (h.cfg.AnonymousForwarded || (r.Host == "" || IsLocalHost(r.Host)) && !forwarded(r))}
 	if err := h.manager.Add(c); err != nil {
 		c.Close(connection.Cause{Kind: connection.KindDraining})
 	}

@@ -181,7 +181,10 @@ func TestABadTokenEndsTheConnection(t *testing.T) {
 
 // A proxy that nobody configured shows itself by its headers: then loopback proves nothing.
 func TestForwardedHeadersEndTheTrustInLoopback(t *testing.T) {
-	for _, name := range []string{"", "Forwarded", "Via", "X-Forwarded-For", "x-forwarded-host", "X-Forwarded-Proto", "X-Real-IP"} {
+	for _, name := range []string{
+		"", "Forwarded", "Via", "X-Forwarded-For", "x-forwarded-host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded", "X-Real-IP",
+		"X-Original-Forwarded-For", "X-Client-IP", "X-Cluster-Client-IP", "True-Client-IP", "CF-Connecting-IP", "Fastly-Client-IP", "Fly-Client-IP",
+	} {
 		for _, insecure := range []bool{false, true} {
 			t.Run(fmt.Sprint(name, " ", insecure), func(t *testing.T) {
 				g := embedded(t, func(s *settings) { s.handler.AnonymousForwarded = insecure })
@@ -205,6 +208,22 @@ func TestForwardedHeadersEndTheTrustInLoopback(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A page of a stranger may have its name lead to this machine, and is then of the same host as we are; and a proxy that adds nothing
+// mostly keeps the name it was asked by.
+func TestWhoAsksForAnotherHostIsNotOfThisMachine(t *testing.T) {
+	g := embedded(t)
+	host := "evil.example:" + g.server.URL[strings.LastIndex(g.server.URL, ":")+1:]
+	dialed, err := gatewaytest.Dial("ws"+strings.TrimPrefix(g.server.URL, "http"), http.Header{"Host": {host}, "Origin": {"http://" + host}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(dialed.Cut)
+	c := &client{Client: dialed, t: t}
+	c.say(`{"type":"register","userId":"alice"}`)
+	c.wantError(protocol.CodeUnauthorized, "")
+	c.wantEnd(protocol.CloseUnauthorized)
 }
 
 // The end of a token is the end of its connection, to the second, unless a new one was shown.
@@ -316,6 +335,15 @@ func TestClaimsLimitWhatAConnectionDoes(t *testing.T) {
 	ask(`{"type":"watch","id":"q","users":["dave"]}`, protocol.CodeForbidden)
 	ask(`{"type":"presence","id":"q","users":["bob","dave"]}`, protocol.CodeForbidden)
 	c.say(`{"type":"presence","id":"p","users":["bob","alice"]}`) // oneself always
+	c.next("presence")
+
+	// To end a watch tells of nobody either.
+	x.enter(x.token("dave", time.Hour))
+	c.say(`{"type":"unwatch","id":"u","users":["dave","bob"]}`)
+	if f := c.next("presence"); f.ID != "u" || f.States()["dave"].State != "unknown" || f.States()["bob"].State != "online" {
+		t.Errorf("got %s", f)
+	}
+	c.say(`{"type":"watch","id":"w","users":["bob"]}`)
 	c.next("presence")
 
 	c.renew(x.token("alice", time.Hour, "rooms", []string{"lobby"}, "watch", []string{}, "limits", map[string]int{"messageRate": 0}))

@@ -93,26 +93,32 @@ func (s *session) beginToWatch(all, fresh []*router.Watch) (states []presence.Wh
 	return nil, err
 }
 
-// unwatch ends watches. What it answers is the last word.
+// unwatch ends watches. What it answers is the last word, and unknown of those that the token lets nobody ask for: an error would leave open
+// which watches have ended.
 func (s *session) unwatch(f *protocol.Frame) {
 	if !s.allow(f, 1+len(f.Users)/usersPerMessage) {
 		return
 	}
-	users := make([]protocol.UserID, len(f.Users))
+	var users, secret []protocol.UserID
 	var watches []*router.Watch
-	for i, name := range f.Users {
-		users[i] = protocol.UserID(name)
-		if w := s.watches[users[i]]; w != nil {
+	for _, name := range f.Users {
+		user := protocol.UserID(name)
+		if w := s.watches[user]; w != nil {
 			watches = append(watches, w)
+		}
+		if s.allowsWatch(user) {
+			users = append(users, user)
+		} else {
+			secret = append(secret, user)
 		}
 	}
 	s.endWatches(watches...)
 	states, err := s.locate(context.Background(), users)
 	if err != nil { // they are not watched any more all the same
-		states = make([]presence.Whereabouts, len(users))
-		for i, u := range users {
-			states[i].User, states[i].State.State = u, protocol.StateUnknown
-		}
+		states, secret = nil, append(secret, users...)
+	}
+	for _, u := range secret {
+		states = append(states, presence.Whereabouts{User: u, State: protocol.UserState{User: u, State: protocol.StateUnknown}})
 	}
 	for len(states) > 0 {
 		n := min(len(states), presenceChunk)
