@@ -41,8 +41,8 @@ type claims struct {
 // latest bounds exp: beyond the year 9999 milliseconds and dates go wrong somewhere.
 const latest = 253402300799
 
-// identify reads what a token says, whose signature holds under a key of this issuer.
-func (c *Config) identify(payload []byte, issuer string) (*Identity, error) {
+// identify reads what a token says, whose signature holds under a key of these issuers.
+func (c *Config) identify(payload []byte, issuers []string) (*Identity, error) {
 	var t claims
 	if !utf8.Valid(payload) || len(payload) == 0 || payload[0] != '{' {
 		return nil, refuse(ReasonClaims, "not an object in UTF-8")
@@ -50,7 +50,7 @@ func (c *Config) identify(payload []byte, issuer string) (*Identity, error) {
 	if err := json.Unmarshal(payload, &t); err != nil {
 		return nil, refuse(ReasonClaims, "a claim is of the wrong kind, or there twice")
 	}
-	if err := c.check(&t, issuer); err != nil {
+	if err := c.check(&t, issuers); err != nil {
 		return nil, err
 	}
 	// What replaces a lone surrogate would let two subjects be one user.
@@ -73,13 +73,13 @@ func (c *Config) identify(payload []byte, issuer string) (*Identity, error) {
 }
 
 // check holds the registered claims against the configuration.
-func (c *Config) check(t *claims, issuer string) error {
+func (c *Config) check(t *claims, issuers []string) error {
 	now := c.now()
 	ahead := now.Add(c.Leeway).Unix()
 	switch {
 	case t.Issuer == "":
 		return refuse(ReasonIssuer, "iss: missing")
-	case t.Issuer != issuer:
+	case !slices.Contains(issuers, t.Issuer):
 		return refuse(ReasonIssuer, "iss: not the one whose key signed it")
 	case len(t.Audience) == 0:
 		return refuse(ReasonAudience, "aud: missing")

@@ -50,7 +50,7 @@ func FuzzClaims(f *testing.F) {
 	}
 	cfg := settings(f)
 	f.Fuzz(func(t *testing.T, payload []byte) {
-		id, err := cfg.identify(payload, issuer)
+		id, err := cfg.identify(payload, []string{issuer})
 		if err != nil {
 			return
 		}

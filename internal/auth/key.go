@@ -1,6 +1,8 @@
 package auth
 
 import (
+	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -43,6 +45,16 @@ type key struct {
 // fits reports whether k may verify a token with this header.
 func (k *key) fits(alg jose.SignatureAlgorithm, kid string) bool {
 	return k.alg == alg && (k.id == "" || kid == "" || k.id == kid)
+}
+
+// same reports whether both are one key, of whichever issuer: the tenants of one provider share theirs.
+func (k *key) same(other *key) bool {
+	if secret, ok := k.public.([]byte); ok {
+		theirs, ok := other.public.([]byte)
+		return ok && bytes.Equal(secret, theirs)
+	}
+	public, ok := k.public.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && public.Equal(other.public)
 }
 
 // algorithmOf binds a kind of public key to the one algorithm it is used with here, whatever a token asks for: that is what keeps a public

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -106,7 +107,7 @@ func (s *keySet) refetch(ctx context.Context, alg jose.SignatureAlgorithm, kid s
 	s.mu.Lock()
 	began := s.flight == nil
 	if began {
-		if len(s.fitting(nil, alg, kid)) > 0 { // a fetch ended since the caller looked
+		if s.names(alg, kid) { // a fetch ended since the caller looked
 			s.mu.Unlock()
 			return 0
 		}
@@ -170,26 +171,17 @@ func (s *keySet) fetch(ctx context.Context) error {
 	return nil
 }
 
-// fitting appends the keys that may verify a token with this header.
-func (s *keySet) fitting(list []*key, alg jose.SignatureAlgorithm, kid string) []*key {
+// all are the keys of the last good copy, if there ever was one.
+func (s *keySet) all() []*key {
 	if keys := s.keys.Load(); keys != nil {
-		list = appendFitting(list, *keys, alg, kid)
+		return *keys
 	}
-	return list
+	return nil
 }
 
-func appendFitting(list, from []*key, alg jose.SignatureAlgorithm, kid string) []*key {
-	for _, k := range from {
-		if k.fits(alg, kid) && len(list) < maxTried {
-			list = append(list, k)
-		}
-	}
-	return list
+// names reports whether the set has the very key that a token with this header names; where it names none, any that fits.
+func (s *keySet) names(alg jose.SignatureAlgorithm, kid string) bool {
+	return slices.ContainsFunc(s.all(), func(k *key) bool { return k.fits(alg, kid) && (kid == "" || k.id == kid) })
 }
 
-func (s *keySet) size() int {
-	if keys := s.keys.Load(); keys != nil {
-		return len(*keys)
-	}
-	return 0
-}
+func (s *keySet) size() int { return len(s.all()) }

@@ -2,6 +2,9 @@ package auth
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
@@ -400,4 +403,69 @@ type waited struct {
 func (w *waited) Done() <-chan struct{} {
 	w.once.Do(func() { close(w.waits) })
 	return w.Context.Done()
+}
+
+// Files and key sets side by side: a key from a file has no id, so it fits whatever id a token names. That it did not sign says nothing
+// about the key sets.
+func TestAKeyFromAFileHidesNoKeySet(t *testing.T) {
+	k := keyring()
+	theirs := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	both := func(c *Config) { c.Keys = []string{file(t, publicPEM(k.ec.Public()))} }
+	s := startKeyServer(t, webKey("old", k.rsa.Public()))
+	v := s.subscribe(t, often, both).fetched(t)
+	s.serve(set(webKey("new", theirs.Public())))
+	eventually(t, func() error { return v.show(t, "new", "ES256", theirs) })
+	wantRefused(t, v.show(t, "new", "ES256", must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))), ReasonSignature)
+	if err := v.show(t, "file", "ES256", k.ec); err != nil {
+		t.Errorf("the file's own: %v", err)
+	}
+
+	// While the set was never had, nobody knows whether it has the key.
+	away := startKeyServer(t)
+	away.do(http.NotFound)
+	v = away.subscribe(t, both).fetched(t)
+	wantUnavailable(t, v.show(t, "new", "ES256", theirs))
+	wantUnavailable(t, v.show(t, "", "ES256", theirs))
+	if err := v.show(t, "", "ES256", k.ec); err != nil {
+		t.Errorf("the file's own: %v", err)
+	}
+
+	// Nor whether it is the other set's.
+	here := startKeyServer(t, webKey("k", k.ec.Public()))
+	v = away.subscribe(t, func(c *Config) { c.KeySets = append(c.KeySets, here.URL) })
+	eventually(t, func() error { return v.show(t, "k", "ES256", k.ec) })
+	eventually(t, func() error { return v.show(t, "", "ES256", k.ec) })
+	wantUnavailable(t, v.show(t, "", "ES256", theirs))
+	wantRefused(t, v.show(t, "k", "ES256", theirs), ReasonSignature)
+}
+
+// Tenants of one provider are issuers of their own that sign with the same keys. Each token is its own issuer's, and of no third one.
+func TestIssuersMayShareAKey(t *testing.T) {
+	k := keyring()
+	s := startKeyServer(t, webKey("k", k.ec.Public()))
+	const tenants = 2 * maxTried
+	v := s.subscribe(t, func(c *Config) {
+		c.Issuers, c.KeySets = []string{"third"}, nil
+		for i := range tenants {
+			c.Issuers = append(c.Issuers, fmt.Sprint("t", i))
+			c.KeySets = append(c.KeySets, fmt.Sprint("t", i, "=", s.URL))
+		}
+		c.Keys = []string{"third=" + file(t, publicPEM(k.rsa.Public()))}
+	})
+	eventually(t, func() error {
+		if n := v.Stats().Fetched; n != tenants {
+			return fmt.Errorf("%d key sets were fetched", n)
+		}
+		return nil
+	})
+	for _, kid := range []string{"k", ""} {
+		for i := range tenants {
+			token := mint(object{"alg": "ES256", "kid": kid}, but(object{"iss": fmt.Sprint("t", i)}), k.ec)
+			if _, err := v.Verify(context.Background(), []byte(token)); err != nil {
+				t.Errorf("tenant %d, kid %q: %v", i, kid, err)
+			}
+		}
+		_, err := v.Verify(context.Background(), []byte(mint(object{"alg": "ES256", "kid": kid}, but(object{"iss": "third"}), k.ec)))
+		wantRefused(t, err, ReasonIssuer)
+	}
 }

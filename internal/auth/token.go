@@ -2,6 +2,7 @@ package auth
 
 import (
 	"encoding/base64"
+	"slices"
 	"strings"
 
 	"github.com/go-jose/go-jose/v4"
@@ -87,15 +88,31 @@ func notBase64url(r rune) bool { return !strings.ContainsRune(base64url, r) }
 // algorithms are all there are. Each is bound to one kind of key, see algorithmOf, so which of them are in use is decided by the keys.
 var algorithms = []jose.SignatureAlgorithm{jose.HS256, jose.RS256, jose.ES256, jose.EdDSA}
 
-// payloadOf returns what the token says, once its signature holds under one of the keys, and that key.
-func payloadOf(token string, alg jose.SignatureAlgorithm, keys []*key) ([]byte, *key, error) {
+// payloadOf returns what the token says, once its signature holds under one of the keys, and the issuers that have this key.
+func payloadOf(token string, alg jose.SignatureAlgorithm, keys []*key) (payload []byte, issuers []string, err error) {
 	signed, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{alg})
 	if err != nil {
 		return nil, nil, refuse(ReasonMalformed, "header")
 	}
+	if len(keys) == 0 {
+		return nil, nil, refuse(ReasonKey, "")
+	}
+	tried := make([]*key, 0, min(len(keys), maxTried))
 	for _, k := range keys {
+		if slices.ContainsFunc(tried, k.same) {
+			continue
+		}
+		if len(tried) == maxTried {
+			break
+		}
+		tried = append(tried, k)
 		if payload, err := signed.Verify(k.public); err == nil {
-			return payload, k, nil
+			for _, other := range keys {
+				if other.same(k) {
+					issuers = append(issuers, other.issuer)
+				}
+			}
+			return payload, issuers, nil
 		}
 	}
 	return nil, nil, refuse(ReasonSignature, "")

@@ -88,45 +88,68 @@ func (v *Verifier) verify(ctx context.Context, token []byte) (*Identity, error) 
 		return nil, refuse(ReasonAlgorithm, "none of HS256, RS256, ES256, EdDSA")
 	}
 	keys := v.fitting(alg, h.KeyID)
-	if len(keys) == 0 {
-		if keys, err = v.await(ctx, alg, h.KeyID); err != nil {
-			return nil, err
+	payload, issuers, err := payloadOf(text, alg, keys)
+	if err != nil && v.mayLack(keys, alg, h.KeyID) {
+		unsure := v.await(ctx, alg, h.KeyID)
+		keys = v.fitting(alg, h.KeyID)
+		payload, issuers, err = payloadOf(text, alg, keys)
+		if err != nil && unsure != nil && v.mayLack(keys, alg, h.KeyID) {
+			err = unsure
 		}
 	}
-	payload, k, err := payloadOf(text, alg, keys)
 	if err != nil {
 		return nil, err
 	}
-	return v.cfg.identify(payload, k.issuer)
+	return v.cfg.identify(payload, issuers)
 }
 
-// fitting lists the keys that may verify a token with this header, of whichever issuer.
+// fitting lists the keys that may verify a token with this header, of whichever issuer: first those that have the id it names.
 func (v *Verifier) fitting(alg jose.SignatureAlgorithm, kid string) []*key {
-	list := appendFitting(nil, *v.keys.Load(), alg, kid)
-	for _, s := range v.sets {
-		list = s.fitting(list, alg, kid)
+	var named, others []*key
+	from := func(keys []*key) {
+		for _, k := range keys {
+			switch {
+			case !k.fits(alg, kid):
+			case k.id == kid:
+				named = append(named, k)
+			default:
+				others = append(others, k)
+			}
+		}
 	}
-	return list
+	from(*v.keys.Load())
+	for _, s := range v.sets {
+		from(s.all())
+	}
+	return append(named, others...)
 }
 
-// await has the key sets fetched again, because none has such a key. Their issuers may have begun to use it a moment ago. Where one
-// can't be asked now the token is neither good nor bad: or else a stranger, who uses up the fetches with ids he made up, could have
-// everyone refused whose key is new.
-func (v *Verifier) await(ctx context.Context, alg jose.SignatureAlgorithm, kid string) ([]*key, error) {
-	if len(v.sets) == 0 || alg == jose.HS256 { // no key set has a shared secret
-		return nil, refuse(ReasonKey, "")
+// mayLack reports whether a key set might have a key for such a token, beside those that did not sign it: one of the id that it names, or
+// any at all, where it names none and a set was never had. Of keys without an id, such as those from files, every id may be the name.
+func (v *Verifier) mayLack(keys []*key, alg jose.SignatureAlgorithm, kid string) bool {
+	switch {
+	case alg == jose.HS256: // no key set has a shared secret
+		return false
+	case len(keys) == 0:
+		return len(v.sets) > 0
+	case kid == "":
+		return slices.ContainsFunc(v.sets, func(s *keySet) bool { return s.keys.Load() == nil })
 	}
+	return len(v.sets) > 0 && keys[0].id != kid
+}
+
+// await has the key sets fetched again that don't have such a key. Their issuers may have begun to use it a moment ago. Where one can't be
+// asked now, and none of the others has it, the token is neither good nor bad: or else a stranger, who uses up the fetches with ids he made up, could have
+// everyone refused whose key is new.
+func (v *Verifier) await(ctx context.Context, alg jose.SignatureAlgorithm, kid string) error {
 	waits := make([]time.Duration, len(v.sets))
 	var asking sync.WaitGroup
 	for i, s := range v.sets {
 		asking.Go(func() { waits[i] = s.refetch(ctx, alg, kid) })
 	}
 	asking.Wait()
-	if keys := v.fitting(alg, kid); len(keys) > 0 {
-		return keys, nil
-	}
 	if wait := slices.Max(waits); wait > 0 {
-		return nil, &unavailable{after: wait, why: "a key set can't be asked for a key that is missing"}
+		return &unavailable{after: wait, why: "a key set can't be asked for a key that is missing"}
 	}
-	return nil, refuse(ReasonKey, "")
+	return nil
 }
