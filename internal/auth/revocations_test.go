@@ -297,3 +297,29 @@ func TestRevocationsOutliveRedis(t *testing.T) {
 	}
 	startList(t, r).wants(t, of("alice", "", at-10), revoked)
 }
+
+// A command with other settings than the gateways' keeps its own revocation as long as it thinks, and everybody else's as long as they must be.
+func TestNobodyCutsTheLifeOfAnothersRevocation(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		emptied(t, r)
+		long := startList(t, r)
+		long.revoke(t, Revocation{User: "alice"})
+		short := startList(t, r, func(c *RevocationsConfig) { c.Kept = 300 * time.Millisecond })
+		short.revoke(t, Revocation{User: "bob"})
+		for _, key := range long.keys() {
+			if left := r.Client().PTTL(context.Background(), key).Val(); left < time.Hour {
+				t.Errorf("%s is kept for %v more", key, left)
+			}
+		}
+		// Nor does he who enters again what is kept for longer than he would.
+		emptied(t, r)
+		eventually(t, func() error {
+			for _, key := range long.keys() {
+				if left := r.Client().PTTL(context.Background(), key).Val(); left < time.Hour {
+					return fmt.Errorf("%s is kept for %v more", key, left)
+				}
+			}
+			return nil
+		})
+	})
+}

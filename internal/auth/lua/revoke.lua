@@ -40,11 +40,12 @@ for i = 1, #gone do
   redis.call('ZREM', KEYS[2], gone[i])
   redis.call('HDEL', KEYS[1], gone[i])
 end
-local changed = 0
+local changed, last = 0, now + ttl
 for i = 4, #ARGV, 3 do
   local name = ARGV[i]
   local before = ARGV[i + 1] ~= '' and tonumber(ARGV[i + 1]) or math.floor(now / 1000)
   local till = ARGV[i + 2] ~= '' and tonumber(ARGV[i + 2]) or now + ttl
+  last = math.max(last, till)
   local b, t = string.match(redis.call('HGET', KEYS[1], name) or '', '^(%d+) (%d+)')
   b, t = tonumber(b) or -1, tonumber(t) or -1
   if before > b or till > t then
@@ -56,7 +57,9 @@ for i = 4, #ARGV, 3 do
 end
 if changed > 0 or not head then
   redis.call('HSET', KEYS[1], ' ', epoch .. ' ' .. int(number))
-  redis.call('PEXPIRE', KEYS[1], ttl)
-  redis.call('PEXPIRE', KEYS[2], ttl)
+  -- As long as the one that ends last, whose caller may have had another TTL.
+  for i = 1, 2 do
+    if redis.call('PTTL', KEYS[i]) < last - now then redis.call('PEXPIRE', KEYS[i], int(last - now)) end
+  end
 end
 return { changed }
