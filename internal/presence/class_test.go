@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"chatgate/internal/gatewaytest"
+	"chatgate/internal/keyspace"
 	"chatgate/internal/protocol"
 )
 
@@ -154,12 +155,58 @@ func TestGhostsKeepNoPlace(t *testing.T) {
 					return err
 				})
 				f.wantMarked("alice", ghost)
-				desktop := other.connectAs("alice", "desktop")
+				var desktop *Entry
+				f.eventually(func() (err error) {
+					e := other.entry("alice", "")
+					e.Class = "desktop"
+					if _, err = other.tryRegister(e); err == nil {
+						desktop = e
+					}
+					return err
+				})
 				f.wantMarked("alice", ghost, silent)
 				f.eventually(func() error { return other.at("alice", phone, desktop) })
 			})
 		})
 	}
+}
+
+// A device that comes as another class than before, and finds no place there, is refused. What it had until then is not taken from it.
+func TestWhoFindsNoPlaceKeepsWhatHeHad(t *testing.T) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r, withEvents, withClasses("oldest", "phone=1", "tablet=1"))
+		a, b := f.gateway("a"), f.gateway("b")
+		phone, tablet := a.entry("alice", "d"), b.connectAs("alice", "tablet")
+		phone.Class = "phone"
+		a.register(phone)
+		e := b.entry("alice", "d")
+		e.Class = "tablet"
+		if _, err := b.registry.Register(context.Background(), e); !errors.Is(err, ErrTaken) {
+			t.Errorf("registered: %v", err)
+		}
+		f.wantMarked("alice")
+		f.wantAt("alice", phone, tablet)
+	})
+}
+
+// Redis was away for longer than a heartbeat: nobody could refresh. The oldest stay all the same.
+func TestSilenceInQuietTimeCostsNobodyHisPlace(t *testing.T) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r, withClasses("oldest", "phone=1"))
+		// It doesn't run, so that nothing refreshes the phone.
+		a := f.prepare("a", func(c *Config) { c.Lease = time.Hour })
+		if err := a.registry.Join(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		phone := a.connectAs("alice", "phone")
+		f.shiftExpiry(phone, -(f.cfg.Heartbeat*3/2 + time.Second).Milliseconds())
+		quiet := time.Now().Add(time.Hour).UnixMilli()
+		if err := f.client.HSet(context.Background(), keyspace.Line(f.group("alice")), "quiet", quiet).Err(); err != nil {
+			t.Fatal(err)
+		}
+		f.gateway("b").wantTaken("alice", "phone", phone)
+		f.wantMarked("alice")
+	})
 }
 
 // Redis lost a phone, and another one came meanwhile. When the first registers again, the place goes to whom the policy gives

@@ -35,7 +35,8 @@ local quiet
 -- were not refreshed, then the oldest.
 local function rank(e)
   if quiet == nil then quiet = quietTime(KEYS[2]) end
-  if not quiet and leaseEnded(KEYS[1], e.gw) then return 0 end
+  if quiet then return 2 end -- nobody could refresh
+  if leaseEnded(KEYS[1], e.gw) then return 0 end
   if now - (e.expiry - ttl) > stale then return 1 end
   return 2
 end
@@ -58,14 +59,15 @@ local function evict(connsKey, others, limit, by)
 end
 
 -- The places of a class: whoever comes takes one, from a connection that is hardly
--- there, else from the one that has to yield. Returns who keeps the place from a
--- newcomer, if somebody does. A connection that registers again is judged by its
+-- there, else from the one that has to yield. What the same device has is free.
+-- Returns who keeps the place from a newcomer, if somebody does, and else who has
+-- to go; it marks nobody. A connection that registers again is judged by its
 -- fence like the others, so that it neither gains nor loses by having been away.
-local function takePlace(connsKey, others, class, limit, id, fence)
-  local alive, gone = {}, {}
+local function takePlace(others, class, limit, device, fence)
+  local alive, gone, go = {}, {}, {}
   for i = 1, #others do
     local e = others[i]
-    if e.class == class and e.mark == '' then
+    if e.class == class and e.mark == '' and (device == '' or e.device ~= device) then
       if rank(e) < 2 then gone[#gone + 1] = e else alive[#alive + 1] = e end
     end
   end
@@ -80,13 +82,14 @@ local function takePlace(connsKey, others, class, limit, id, fence)
     local stays = tonumber(e.fence) > tonumber(fence)
     if oldestStay then stays = not stays end
     if stays then return e end
+    go[#go + 1] = e
   end
-  for i = 1, over do markEntry(connsKey, alive[i].id, alive[i], '4502', 'replaced', id, prefix) end
   -- Those that are hardly there go only when they are in the way.
   table.sort(gone, function(a, b) return tonumber(a.fence) < tonumber(b.fence) end)
   for i = 1, math.min(#gone, #alive - math.max(over, 0) + 1 + #gone - limit) do
-    markEntry(connsKey, gone[i].id, gone[i], '4502', 'replaced', id, prefix)
+    go[#go + 1] = gone[i]
   end
+  return nil, go
 end
 
 local function position(logKey, streamKey)
@@ -116,22 +119,24 @@ local function register(k, a)
 
   local again = fence ~= ''
   if not again then fence = int(math.max(highest + 1, nowUs)) end
-  if device ~= '' then
-    for i = 1, #others do
-      local e = others[i]
-      if e.device == device and e.mark == '' then
-        if tonumber(e.fence) > tonumber(fence) then return 'm 4502 replaced ' .. e.id .. '\30' .. int(now) end
-        markEntry(connsKey, e.id, e, '4502', 'replaced', id, prefix)
-      end
-    end
-  end
+  -- Who is refused must have taken nothing from anybody, so marks come last.
+  local go = {}
   if places > 0 then
-    local keeper = takePlace(connsKey, others, class, places, id, fence)
+    local keeper, losers = takePlace(others, class, places, device, fence)
     if keeper then
       if again then return 'm 4502 replaced ' .. keeper.id .. '\30' .. int(now) end
       return 't ' .. keeper.id .. ' ' .. keeper.since
     end
+    go = losers
   end
+  for i = 1, #others do
+    local e = others[i]
+    if device ~= '' and e.device == device and e.mark == '' then
+      if tonumber(e.fence) > tonumber(fence) then return 'm 4502 replaced ' .. e.id .. '\30' .. int(now) end
+      go[#go + 1] = e
+    end
+  end
+  for i = 1, #go do markEntry(connsKey, go[i].id, go[i], '4502', 'replaced', id, prefix) end
   if limit > 0 and #others >= limit then evict(connsKey, others, limit, id) end
 
   redis.call('HSET', connsKey, id, formatEntry({
