@@ -374,3 +374,21 @@ func TestLogValueNamesTheConnection(t *testing.T) {
 		t.Errorf("since %s", c.Since())
 	}
 }
+
+// A process that was paused beyond the end of a token, or is late with its sweep, takes nothing more from who showed it. A later end counts.
+func TestNothingIsHandledBehindTheEndOfAToken(t *testing.T) {
+	var clock fakeClock
+	g := newGate(t, func(cfg *Config) { clock.stand(cfg) })
+	c, ws := g.dial()
+	g.identify(c, "alice")
+	c.ExpireAt(time.Now().Add(time.Minute))
+	c.ExpireAt(time.Now().Add(time.Hour))
+	clock.advance(59 * time.Minute)
+	sendText(t, ws, "in time")
+	wantText(t, ws, "in time")
+	clock.advance(2 * time.Minute)
+	sendText(t, ws, "late")
+	wantClosing(t, ws, protocol.CloseTokenExpired)
+	_ = ws.Close()
+	g.wantEnd(c, KindTokenExpired, protocol.CloseTokenExpired)
+}

@@ -94,6 +94,10 @@ func (c *Connection) message(handle func([]byte)) error {
 	if c.closing() {
 		return nil
 	}
+	if at := c.expires.Load(); at != 0 && c.cfg.now() >= at {
+		c.Close(Cause{Kind: KindTokenExpired}) // before the sweep has, which a process that was paused is late with
+		return nil
+	}
 	c.busy.Store(true)
 	handle(frame)
 	c.Text()

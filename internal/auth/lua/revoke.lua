@@ -59,7 +59,7 @@ if changed > 0 or not head then
   redis.call('HSET', KEYS[1], ' ', epoch .. ' ' .. int(number))
   -- As long as the one that ends last, whose caller may have had another TTL.
   for i = 1, 2 do
-    if redis.call('PTTL', KEYS[i]) < last - now then redis.call('PEXPIRE', KEYS[i], int(last - now)) end
+    if redis.call('PEXPIRE', KEYS[i], int(last - now), 'NX') == 0 then redis.call('PEXPIRE', KEYS[i], int(last - now), 'GT') end
   end
 end
 return { changed }
