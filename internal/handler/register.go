@@ -74,15 +74,17 @@ func (s *session) register(f *protocol.Frame) {
 	}
 	open := &own.opening
 	s.registered, s.refreshed = true, time.Now()
-	s.identify()
-	h.manager.Identify(s.conn)
-	s.endIfRevoked()
-	frames := [][]byte{protocol.AppendRegistered(make([]byte, 0, registeredBytes), &protocol.Registered{
+	// First of all that it is sent: a message for everyone finds the connection from here on.
+	s.conn.Append(protocol.AppendRegistered(make([]byte, 0, registeredBytes), &protocol.Registered{
 		UserID: s.entry.User, ConnID: s.conn.ID(), GatewayID: h.cfg.Gateway,
 		Epoch: open.at.Epoch, Offset: open.at.Offset, First: open.first, Top: open.top, Recovered: len(open.gaps) == 0,
 		HeartbeatIntervalMs: h.cfg.HeartbeatInterval.Milliseconds(), PresenceTTLMs: h.cfg.PresenceTTL.Milliseconds(),
 		MaxFrameBytes: h.cfg.MaxFrameBytes, ServerTime: s.refreshed.UnixMilli(), ExpiresAt: s.expiresAt(),
-	})}
+	}))
+	s.identify()
+	h.manager.Identify(s.conn)
+	s.endIfRevoked()
+	var frames [][]byte
 	for i := range open.gaps {
 		frames = append(frames, protocol.AppendGap(nil, &open.gaps[i]))
 	}
