@@ -73,7 +73,7 @@ func (s *session) register(f *protocol.Frame) {
 		return
 	}
 	open := &own.opening
-	s.registered, s.refreshed = true, time.Now()
+	s.registered, s.refreshed, s.shown = true, time.Now(), time.Time{}
 	// First of all that it is sent: a message for everyone finds the connection from here on.
 	s.conn.Append(protocol.AppendRegistered(make([]byte, 0, registeredBytes), &protocol.Registered{
 		UserID: s.entry.User, ConnID: s.conn.ID(), GatewayID: h.cfg.Gateway,

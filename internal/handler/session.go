@@ -22,7 +22,7 @@ type session struct {
 
 	anonymous  bool            // may register without a token
 	token      *auth.Identity  // nil: none was shown
-	renewed    time.Time       // when the last one was looked at, after register
+	shown      time.Time       // when the last one was looked at; zero again with register
 	entry      *presence.Entry // nil before the first register
 	stay       *router.Stay    // in the user's own address; nil before the first register
 	rooms      map[protocol.RoomID]*router.Stay

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// renewEvery is how often a connection may show a new token: to look at one costs far more than a message.
-	renewEvery = time.Second
+	// showEvery is how often a connection may show a token: to look at one costs far more than a message.
+	showEvery = time.Second
 	// unprovenFor is how long a connection lives on tokens that can't be judged yet. A stranger can always name a key that is not there.
 	unprovenFor = time.Minute
 )
@@ -29,6 +29,9 @@ func (s *session) admit(f *protocol.Frame) bool {
 		}
 		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeUnauthorized, Message: "anonymous users are not let in here"})
 		s.conn.Close(connection.Cause{Kind: connection.KindUnauthorized})
+		return false
+	}
+	if !s.mayShow(f) {
 		return false
 	}
 	id, err := s.judge(f)
@@ -54,11 +57,25 @@ func (s *session) admit(f *protocol.Frame) bool {
 		s.conn.Close(connection.Cause{Kind: connection.KindUnauthorized})
 		return false
 	case s.entry != nil && id.Meta != "" && id.Meta != s.entry.Meta:
-		// The registry may hold an entry of the first attempt, with what that token said.
+		// The registry may hold an entry of the first attempt, with what that token said. On another connection it is as good as any.
 		s.forbid(f.ID, "token: another meta than at the first register")
+		s.conn.Close(connection.Cause{Kind: connection.KindSuperseded})
 		return false
 	}
 	s.token = id
+	return true
+}
+
+// mayShow reports whether a token may be looked at now, or refuses the frame. Who could not be judged shows it again, and a stranger would
+// as often as he can.
+func (s *session) mayShow(f *protocol.Frame) bool {
+	if wait := showEvery - time.Since(s.shown); wait > 0 {
+		s.refuse(&protocol.ReplyError{
+			ID: string(f.ID), Code: protocol.CodeLimited, Message: "too many tokens", Limit: "refresh-rate", RetryAfterMs: wait.Milliseconds() + 1,
+		})
+		return false
+	}
+	s.shown = time.Now()
 	return true
 }
 
@@ -95,13 +112,9 @@ func (s *session) renew(f *protocol.Frame) {
 		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeUnknownType, Message: "refresh: not served by this gateway"})
 		return
 	}
-	if wait := renewEvery - time.Since(s.renewed); wait > 0 {
-		s.refuse(&protocol.ReplyError{
-			ID: string(f.ID), Code: protocol.CodeLimited, Message: "too many refreshes", Limit: "refresh-rate", RetryAfterMs: wait.Milliseconds() + 1,
-		})
+	if !s.mayShow(f) {
 		return
 	}
-	s.renewed = time.Now()
 	id, err := s.judge(f)
 	switch {
 	case err != nil:

@@ -299,6 +299,50 @@ func TestRefreshesAreLimited(t *testing.T) {
 	}
 }
 
+// Redis did not answer the first register, and may have it all the same: with the meta of the token it was shown. Another meta wants
+// another connection, and the client is told to make one, as it is told to wait before it shows a token again.
+func TestARegisterThatIsRepeated(t *testing.T) {
+	x := guard(t, gatewaytest.Shared(t, gatewaytest.Embedded), func(s *settings) { s.handler.RegisterWait, s.registry.Timeout = 50*time.Millisecond, patience })
+	first, second := x.token("alice", time.Hour, "meta", map[string]int{"v": 1}), x.token("alice", time.Hour, "meta", map[string]int{"v": 2})
+	for name, tc := range map[string]struct {
+		token string
+		good  bool
+	}{"with the same meta": {first, true}, "with another": {second, false}} {
+		t.Run(name, func(t *testing.T) {
+			release := x.general.hold("alice")
+			c := x.open()
+			c.say(`{"type":"register","token":"` + first + `"}`)
+			c.wantError(protocol.CodeUnavailable, "")
+			looked := x.handler.cfg.Tokens.Stats().Accepted
+			for range 50 {
+				c.say(`{"type":"register","token":"` + first + `"}`)
+			}
+			c.say(`{"type":"heartbeat"}`)
+			limited := 0
+			for f := c.next("error"); f.CodeText() != string(protocol.CodeNotRegistered); f = c.next("error") {
+				if f.CodeText() == string(protocol.CodeLimited) && f.Limit == "refresh-rate" && f.Retry > 0 {
+					limited++
+				}
+			}
+			if n := x.handler.cfg.Tokens.Stats().Accepted - looked; n > 25 || limited != 50-int(n) { // one a second; a busy machine may take some
+				t.Errorf("%d tokens were looked at, %d refused", n, limited)
+			}
+			release()
+			looked = x.handler.cfg.Tokens.Stats().Accepted
+			eventually(t, "the token is looked at", func() bool {
+				_ = c.WriteFrame(1, []byte(`{"type":"register","token":"`+tc.token+`"}`)) // it may be closed already
+				return x.handler.cfg.Tokens.Stats().Accepted > looked
+			})
+			if tc.good {
+				c.next("registered")
+				return
+			}
+			eventually(t, "it is forbidden", func() bool { return c.next("error").CodeText() == string(protocol.CodeForbidden) })
+			c.wantEnd(protocol.CloseSuperseded)
+		})
+	}
+}
+
 func TestWithoutTokensThereIsNoRefresh(t *testing.T) {
 	g := embedded(t)
 	c := g.connect("alice")
