@@ -157,9 +157,13 @@ func (c *revokeCommand) run(cfg gateway.Config, stdout, stderr io.Writer) int {
 	if cfg.Redis.Embedded() {
 		return complain(stderr, exitUsage, errors.New("redis.url: is empty, and an embedded Redis can't be reached from here"))
 	}
+	what := auth.Revocation{User: protocol.UserID(c.User), TokenID: c.ID, All: c.All, Before: c.Before}
+	if err := what.Validate(); err != nil {
+		return complain(stderr, exitUsage, err)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), verifyTimeout)
 	defer cancel()
-	err := gateway.Revoke(ctx, cfg, newLogger(cfg.Log, stderr), auth.Revocation{User: protocol.UserID(c.User), TokenID: c.ID, All: c.All, Before: c.Before})
+	err := gateway.Revoke(ctx, cfg, newLogger(cfg.Log, stderr), what)
 	if err != nil {
 		return complain(stderr, exitCode(err), err)
 	}

@@ -122,6 +122,10 @@ func TestRevokingWantsToKnowWhatAndWhere(t *testing.T) {
 		"two things":  {2, "can't be used together", []string{redis, "--user=a", "--id=b"}},
 		"no Redis":    {2, "redis.url: is empty", []string{"--user=a"}},
 		"no time":     {2, "--before", []string{redis, "--user=a", "--before=yesterday"}},
+		"nobody":      {2, "of a user, of a token id, or of all", []string{redis, "--user="}},
+		"not all":     {2, "of a user, of a token id, or of all", []string{redis, "--all=false"}},
+		"no id":       {2, "the token id is no id", []string{redis, "--id=a\nb"}},
+		"the future":  {2, "before is not in the past", []string{redis, "--user=a", "--before=2999-01-01T00:00:00Z"}},
 		"Redis away":  {3, "gateway: dependency missing", []string{redis, "--all", "--before=2026-11-25T17:00:00Z"}},
 		"Redis, user": {3, "gateway: dependency missing", []string{redis, "--user=a"}},
 	} {

@@ -22,6 +22,13 @@ type Revocation struct {
 // ErrFull says that there are as many revocations as are kept. To revoke everything that was issued up to now always works.
 var ErrFull = errors.New("auth: too many revocations: revoke all that was issued before now instead")
 
+// Validate says what is wrong with it, if anything is. Revoke asks it too.
+func (r *Revocation) Validate() error {
+	_, err1 := r.name()
+	_, err2 := r.before(time.Now())
+	return errors.Join(err1, err2)
+}
+
 // name is the revocation's in Redis and in the copy here.
 func (r *Revocation) name() (string, error) {
 	switch {
