@@ -97,6 +97,7 @@ func (c *verifyCommand) run(cfg gateway.AuthConfig, stdin io.Reader, stdout, std
 	if err != nil {
 		return complain(stderr, exitUsage, err)
 	}
+	cfg.KeySetMinInterval = min(cfg.KeySetMinInterval, time.Second)
 	verifier, err := auth.New(cfg.Verification(slog.New(slog.NewTextHandler(stderr, nil))))
 	if err != nil {
 		return complain(stderr, exitUsage, err)
@@ -105,6 +106,14 @@ func (c *verifyCommand) run(cfg gateway.AuthConfig, stdin io.Reader, stdout, std
 	var running sync.WaitGroup
 	running.Go(func() { _ = verifier.Run(ctx) })
 	id, err := verifier.Verify(ctx, []byte(token))
+	if errors.Is(err, auth.ErrUnavailable) {
+		// The first fetch was under way, which proves no key wrong: the next one does.
+		select {
+		case <-ctx.Done():
+		case <-time.After(auth.RetryAfter(err)):
+			id, err = verifier.Verify(ctx, []byte(token))
+		}
+	}
 	cancel()
 	running.Wait()
 	switch {

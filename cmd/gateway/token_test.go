@@ -2,7 +2,12 @@ package main
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -132,5 +137,27 @@ func TestRevokingWantsToKnowWhatAndWhere(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			runs(t, c.code, c.stderr, append([]string{"token", "revoke"}, c.args...)...)
 		})
+	}
+}
+
+// A key that the issuer doesn't have makes a token bad, whichever of the fetch and the look at the token comes first.
+func TestATokenOfAnUnknownKeyIsRefused(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	point, err := key.PublicKey.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b64 := base64.RawURLEncoding.EncodeToString
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"keys":[{"kty":"EC","crv":"P-256","kid":"other","x":"%s","y":"%s"}]}`, b64(point[1:33]), b64(point[33:]))
+	}))
+	defer s.Close()
+	token := "eyJhbGciOiJFUzI1NiIsImtpZCI6ImsifQ.e30." + strings.Repeat("A", 86)
+	for range 3 {
+		runs(t, 1, "gateway: token refused: unknown_key", "token", "verify", tokenFile(t, "token", token),
+			"--auth.issuers=x", "--auth.audiences=chat", "--auth.key-sets="+s.URL)
 	}
 }
