@@ -108,7 +108,7 @@ func checkKeySetURL(place string) error {
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
 		return fmt.Errorf("%q is no URL such as https://id.example.com/jwks.json", place)
 	case u.User != nil || u.Fragment != "":
-		return fmt.Errorf("%q: a key set is public, so no user and no fragment", place)
+		return fmt.Errorf("%q: a key set is public, so no user and no fragment", u.Redacted())
 	case u.Scheme == "http" && !loopback(u.Hostname()):
 		return fmt.Errorf("%q must be https: whoever is on the way could let anyone in", place)
 	}

@@ -30,7 +30,7 @@ func TestValidateNamesTheSetting(t *testing.T) {
 		"key set by http":        {func(c *Config) { c.KeySets = []string{"http://id.example.com/"} }, "key-sets: \"http://id.example.com/\" must be https"},
 		"key set by almost here": {func(c *Config) { c.KeySets = []string{"http://127.0.0.1.example.com/"} }, "key-sets: "},
 		"key set in a file":      {func(c *Config) { c.KeySets = []string{"file:///etc/passwd"} }, "key-sets: "},
-		"key set with password":  {func(c *Config) { c.KeySets = []string{"https://u:p@id.example.com/"} }, "key-sets: "},
+		"key set with password":  {func(c *Config) { c.KeySets = []string{"https://u:p@id.example.com/"} }, "key-sets: \"https://u:xxxxx@id"},
 		"key set nowhere":        {func(c *Config) { c.KeySets = []string{"https:///jwks"} }, "key-sets: "},
 		"leeway":                 {func(c *Config) { c.Leeway = time.Hour }, "leeway: must be at most"},
 		"interval":               {func(c *Config) { c.KeySetMinInterval = 2 * time.Hour }, "key-set-min-interval: must not exceed"},
