@@ -71,6 +71,13 @@ func TestFaultDemotedMaster(t *testing.T) {
 			f := try(t, StartSentinel(t), 2, unhurried...)
 			f.people(6, 30)
 			demoted, named := f.r.Nodes[0], f.r.Nodes[1]
+			// Its first copy of everything takes a moment, and without it this would be another fault.
+			f.must(Poll(20*time.Second, func() error {
+				if n, all := len(named.log(t, "user0")), len(demoted.log(t, "user0")); n == 0 || n < all-10 {
+					return fmt.Errorf("the replica has %d of %d", n, all)
+				}
+				return nil
+			}))
 			// While no Sentinel watches anything: one that knew both would make one the other's replica again.
 			f.must(f.r.Name("", f.r.Sentinels...))
 			_, err := named.Do("REPLICAOF", "NO", "ONE")
@@ -82,7 +89,12 @@ func TestFaultDemotedMaster(t *testing.T) {
 				if len(named.log(t, "user0")) == frozen {
 					return fmt.Errorf("nothing is written to %s", named.Addr)
 				}
-				return nil
+				// Each gateway looks for itself: the last one counts.
+				heard, err := demoted.Do("PUBSUB", "CHANNELS", "cg:*")
+				if channels, _ := heard.([]any); err == nil && len(channels) > 0 {
+					err = fmt.Errorf("%v are still heard on %s", channels, demoted.Addr)
+				}
+				return err
 			}))
 			found := time.Since(began)
 			f.shown(100)
