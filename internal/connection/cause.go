@@ -33,38 +33,55 @@ const (
 	KindBadData                      // a binary message, or text that is not UTF-8
 	KindProtocol                     // what came was not WebSocket
 	KindInternal                     // a mistake of ours
+
+	// Ends that no gateway sees happen: events tell of them, no connection here has them.
+	KindGatewayLost // the gateway that held the connection is gone
+	KindAbandoned   // the registry had the connection, and no gateway a socket for it
 	numKinds
 )
 
-// kinds says what each kind is called and closed with unless the Cause says otherwise.
+// Ending is what an end is to whoever waits for the client at the other side of the system.
+type Ending string
+
+// The three endings.
+const (
+	Goodbye Ending = "goodbye" // meant: the client closed with 1000 or no code, or an operator sent it away
+	Drop    Ending = "drop"    // contact was lost: nothing says that the client wanted it, or that it comes back
+	Moved   Ending = "moved"   // the client was sent elsewhere, or is there already
+)
+
+// kinds says what each kind is called and closed with unless the Cause says otherwise, and which ending it is.
 var kinds = [numKinds]struct {
 	name   string
 	code   protocol.CloseCode
 	abrupt bool // the client can't be reached any more: no waiting for it
+	ending Ending
 }{
-	KindUnknown:          {"unknown", protocol.CloseInternalError, false},
-	KindClientClose:      {"client_close", protocol.CloseNormal, false},
-	KindNetwork:          {"network", protocol.CloseAbnormal, true},
-	KindSlowConsumer:     {"slow_consumer", protocol.CloseSlowConsumer, true},
-	KindHeartbeatTimeout: {"heartbeat_timeout", protocol.CloseHeartbeatTimeout, false},
-	KindPingTimeout:      {"ping_timeout", protocol.ClosePingTimeout, false},
+	KindUnknown:          {"unknown", protocol.CloseInternalError, false, Drop},
+	KindClientClose:      {"client_close", protocol.CloseNormal, false, Goodbye},
+	KindNetwork:          {"network", protocol.CloseAbnormal, true, Drop},
+	KindSlowConsumer:     {"slow_consumer", protocol.CloseSlowConsumer, true, Drop},
+	KindHeartbeatTimeout: {"heartbeat_timeout", protocol.CloseHeartbeatTimeout, false, Drop},
+	KindPingTimeout:      {"ping_timeout", protocol.ClosePingTimeout, false, Drop},
 	// A client that uploads over a very poor line is the honest case of it, so it may come back.
-	KindMessageTimeout:  {"message_timeout", protocol.CloseHeartbeatTimeout, false},
-	KindRegisterTimeout: {"register_timeout", protocol.CloseRegisterTimeout, false},
-	KindMaxAge:          {"max_age", protocol.CloseMaxAge, false},
-	KindSuperseded:      {"superseded", protocol.CloseSuperseded, false},
-	KindRebalance:       {"rebalance", protocol.CloseRebalance, false},
-	KindTokenExpired:    {"token_expired", protocol.CloseTokenExpired, false},
-	KindReplaced:        {"replaced", protocol.CloseReplaced, false},
-	KindKicked:          {"kicked", protocol.CloseKicked, false},
-	KindRevoked:         {"revoked", protocol.CloseRevoked, false},
-	KindDraining:        {"draining", protocol.CloseDraining, false},
-	KindUnauthorized:    {"unauthorized", protocol.CloseUnauthorized, false},
-	KindTooManyErrors:   {"too_many_errors", protocol.CloseTooManyErrors, false},
-	KindTooLarge:        {"too_large", protocol.CloseTooBig, false},
-	KindBadData:         {"bad_data", protocol.CloseUnsupportedData, false},
-	KindProtocol:        {"protocol", protocol.CloseProtocolError, false},
-	KindInternal:        {"internal", protocol.CloseInternalError, false},
+	KindMessageTimeout:  {"message_timeout", protocol.CloseHeartbeatTimeout, false, Drop},
+	KindRegisterTimeout: {"register_timeout", protocol.CloseRegisterTimeout, false, Drop},
+	KindMaxAge:          {"max_age", protocol.CloseMaxAge, false, Moved},
+	KindSuperseded:      {"superseded", protocol.CloseSuperseded, false, Moved},
+	KindRebalance:       {"rebalance", protocol.CloseRebalance, false, Moved},
+	KindTokenExpired:    {"token_expired", protocol.CloseTokenExpired, false, Drop},
+	KindReplaced:        {"replaced", protocol.CloseReplaced, false, Moved},
+	KindKicked:          {"kicked", protocol.CloseKicked, false, Goodbye},
+	KindRevoked:         {"revoked", protocol.CloseRevoked, false, Goodbye},
+	KindDraining:        {"draining", protocol.CloseDraining, false, Moved},
+	KindUnauthorized:    {"unauthorized", protocol.CloseUnauthorized, false, Drop},
+	KindTooManyErrors:   {"too_many_errors", protocol.CloseTooManyErrors, false, Drop},
+	KindTooLarge:        {"too_large", protocol.CloseTooBig, false, Drop},
+	KindBadData:         {"bad_data", protocol.CloseUnsupportedData, false, Drop},
+	KindProtocol:        {"protocol", protocol.CloseProtocolError, false, Drop},
+	KindInternal:        {"internal", protocol.CloseInternalError, false, Drop},
+	KindGatewayLost:     {"gateway_lost", 0, true, Drop},
+	KindAbandoned:       {"abandoned", 0, true, Drop},
 }
 
 func (k Kind) String() string {
@@ -84,8 +101,8 @@ func (k Kind) Code() protocol.CloseCode {
 
 // Kinds lists every kind a connection can end with, for the labels of metrics.
 func Kinds() []Kind {
-	all := make([]Kind, 0, numKinds-1)
-	for k := KindUnknown + 1; k < numKinds; k++ {
+	all := make([]Kind, 0, KindGatewayLost-1)
+	for k := KindUnknown + 1; k < KindGatewayLost; k++ {
 		all = append(all, k)
 	}
 	return all
@@ -125,6 +142,16 @@ func (c Cause) complete() Cause {
 		c.Reason = c.Code.Name()
 	}
 	return c
+}
+
+// Ending says what the end is to whoever waits for the client. A program that calls close() sends 1000, or no code; with
+// another one nobody said goodbye: a browser sends 1001 when its tab is closed, by intent or by accident.
+func (c Cause) Ending() Ending {
+	c = c.complete()
+	if c.Kind == KindClientClose && c.Code != protocol.CloseNormal && c.Code != closeNoStatus {
+		return Drop
+	}
+	return kinds[c.Kind].ending
 }
 
 func (c *Cause) abrupt() bool { return kinds[c.Kind].abrupt }

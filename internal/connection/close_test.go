@@ -213,3 +213,31 @@ func TestCloseIsAnsweredBehindAFlushUnderWay(t *testing.T) {
 	r.wantEOF()
 	g.wantEnd(c, KindClientClose, protocol.CloseNormal)
 }
+
+// What an end is to whoever waits for the client: a tab that is closed is no goodbye, and a drained gateway loses nobody.
+func TestEndings(t *testing.T) {
+	want := map[Ending][]Cause{
+		Goodbye: {{Kind: KindClientClose}, {Kind: KindClientClose, Code: 1000}, {Kind: KindClientClose, Code: 1005}, {Kind: KindKicked}, {Kind: KindRevoked}},
+		Drop: {
+			{Kind: KindClientClose, Code: 1001}, {Kind: KindClientClose, Code: 3000}, {Kind: KindNetwork}, {Kind: KindSlowConsumer},
+			{Kind: KindHeartbeatTimeout}, {Kind: KindPingTimeout}, {Kind: KindMessageTimeout}, {Kind: KindTokenExpired}, {Kind: KindTooManyErrors},
+			{Kind: KindTooLarge}, {Kind: KindBadData}, {Kind: KindProtocol}, {Kind: KindInternal}, {Kind: KindUnauthorized},
+			{Kind: KindRegisterTimeout}, {Kind: KindGatewayLost}, {Kind: KindAbandoned}, {},
+		},
+		Moved: {{Kind: KindReplaced}, {Kind: KindDraining}, {Kind: KindRebalance}, {Kind: KindSuperseded}, {Kind: KindMaxAge}},
+	}
+	seen := make(map[Kind]bool)
+	for ending, causes := range want {
+		for _, c := range causes {
+			seen[c.Kind] = true
+			if got := c.Ending(); got != ending {
+				t.Errorf("%v: %s, want %s", c, got, ending)
+			}
+		}
+	}
+	for k := range numKinds {
+		if !seen[k] {
+			t.Errorf("%v has no ending here", k)
+		}
+	}
+}

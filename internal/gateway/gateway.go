@@ -125,6 +125,8 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 		return nil, err
 	}
 	pc.OldestStay = cfg.Limits.ClassPolicy == "oldest"
+	pc.Lost = handler.EndOf(connection.Cause{Kind: connection.KindGatewayLost})
+	pc.Abandoned = handler.EndOf(connection.Cause{Kind: connection.KindAbandoned})
 	pc.Each = handler.Each(g.manager)
 	pc.OnVerdict = func(v presence.Verdict) { handler.Judged(g.manager, v, cfg.Cluster.ReapAfter) }
 	pc.Snapshot = g.snapshot

@@ -116,6 +116,7 @@ var programs = map[string]string{
 	"nginx":    "nginx",
 	"haproxy":  "haproxy",
 	"chromium": "chromium",
+	"mariadb":  "mariadbd",
 }
 
 // Need returns the path of the program behind a server. It skips the test when CHATGATE_SKIP_SERVERS names that server,

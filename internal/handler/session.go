@@ -174,7 +174,7 @@ func (s *session) end(cause connection.Cause) {
 	s.endWatches(slices.Collect(maps.Values(s.watches))...)
 	if s.entry != nil {
 		s.handler.router.Detach(s.stay, nil)
-		s.handler.registry.Remove(s.entry, cause.Kind.String())
+		s.handler.registry.Remove(s.entry, EndOf(cause))
 	}
 	s.handler.cfg.Log.Debug("connection ended", "conn", s.conn, "cause", cause.Kind.String(), "code", int(cause.Code))
 }

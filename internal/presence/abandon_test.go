@@ -38,7 +38,7 @@ func TestARegistrationThatTimedOutLeavesNothingBehind(t *testing.T) {
 					if _, err := a.registry.Register(ctx, e); !errors.Is(err, ErrUnavailable) {
 						t.Errorf("%s: %v", user, err)
 					}
-					a.registry.Remove(e, "client_close")
+					a.registry.Remove(e, End{Cause: "client_close"})
 				})
 			}
 			wg.Wait()
@@ -136,7 +136,7 @@ func TestARemovalThatOvertakesItsRegistrationIsRepeated(t *testing.T) {
 			t.Errorf("given up with %v", err)
 		}
 		removed := a.registry.Stats().Removed
-		a.registry.Remove(e, "client_close")
+		a.registry.Remove(e, End{Cause: "client_close"})
 		f.eventually(func() error {
 			if a.registry.Stats().Removed == removed {
 				return errors.New("the removal is not through")
@@ -196,7 +196,7 @@ func TestRegistrationsBehindAFailedCallAreRefusedTogether(t *testing.T) {
 			return nil
 		})
 		for _, e := range all {
-			a.registry.Remove(e, "client_close")
+			a.registry.Remove(e, End{Cause: "client_close"})
 		}
 		if err := r.Resume(); err != nil {
 			t.Fatal(err)
@@ -216,8 +216,8 @@ func TestRemovingWhatWasNeverRegisteredDoesNothing(t *testing.T) {
 		f := newFleet(t, r, withEvents)
 		a := f.gateway("a")
 		e := a.entry("alice", "")
-		a.registry.Remove(e, "client_close")
-		a.registry.Remove(e, "again")
+		a.registry.Remove(e, End{Cause: "client_close"})
+		a.registry.Remove(e, End{Cause: "again"})
 		f.eventually(func() error {
 			if n := a.registry.Stats().Removed; n != 1 {
 				return fmt.Errorf("%d removals", n)

@@ -52,6 +52,9 @@ type Config struct {
 	LogTTL time.Duration
 	// EventsKept bounds the stream of presence events of each group; 0 writes none.
 	EventsKept int
+	// Lost is the end of a connection that was reaped with its gateway, Abandoned
+	// that of an entry nobody holds a socket for.
+	Lost, Abandoned End
 
 	// MemberPushes is up to how many members a room may have for its holders to be
 	// told who joins and leaves it; 0: none are told. The same on every gateway.
@@ -86,6 +89,7 @@ func DefaultConfig() Config {
 		ReapAfter: 5 * time.Second, Grace: 5 * time.Second,
 		RefreshWindow: 250 * time.Millisecond, Timeout: time.Second,
 		LogTTL: 37 * 24 * time.Hour, MemberPushes: 1000,
+		Lost: End{Cause: "gateway_lost", Kind: "drop"}, Abandoned: End{Cause: "abandoned", Kind: "drop"},
 	}
 }
 

@@ -105,7 +105,7 @@ func TestARemovalThatDiffersInAnythingDoesNothing(t *testing.T) {
 			"another connection":              {a, pretend("nobody", e.Fence())},
 			"a connection never registered":   {a, pretend("nobody", 0)},
 		} {
-			d.g.registry.runRemoves(d.g.registry.groupOf(e.User), []*departure{{entry: d.e, cause: "late"}})
+			d.g.registry.runRemoves(d.g.registry.groupOf(e.User), []*departure{{entry: d.e, end: End{Cause: "late"}}})
 			if got := f.dump(); !maps.EqualFunc(got, before, maps.Equal) {
 				t.Errorf("%s: changed %v to %v", name, before, got)
 			}
@@ -127,7 +127,7 @@ func TestTheSecondLifeOfAConnectionSurvivesTheFirst(t *testing.T) {
 		if second.Fence() <= first.Fence() {
 			t.Errorf("fence %d after %d", second.Fence(), first.Fence())
 		}
-		a.registry.runRemoves(a.registry.groupOf("alice"), []*departure{{entry: first, cause: "late"}})
+		a.registry.runRemoves(a.registry.groupOf("alice"), []*departure{{entry: first, end: End{Cause: "late"}}})
 		f.wantSound()
 		f.wantAt("alice", second)
 		// Should a gateway still hold the first, its refresh is told that it is gone.
@@ -268,7 +268,7 @@ func TestEveryScriptRunsTwiceSafely(t *testing.T) {
 		f.eventually(func() error { return a.at("bob", lost) })
 		a.forget()
 		b.forget()
-		reg.Remove(lost, "client_close")
+		reg.Remove(lost, End{Cause: "client_close"})
 		f.eventually(func() error { return a.at("bob") })
 		f.eventually(func() error { beat(a); beat(b); return wantText(f.story("bob"), "disconnect offline") })
 

@@ -60,7 +60,7 @@ func TestRemovalsThatWaitAreBounded(t *testing.T) {
 		g := a.registry.groupOf(all[0].User)
 		for range 50_000 {
 			e := a.entry(mates[0], "")
-			g.removes.add(&departure{entry: e, cause: "never_registered"})
+			g.removes.add(&departure{entry: e, end: End{Cause: "never_registered"}})
 		}
 		bound := max(256, maxParked/len(a.registry.groups))
 		f.eventually(func() error {

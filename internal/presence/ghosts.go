@@ -37,7 +37,7 @@ func (r *Registry) takeOutGhosts(ctx context.Context, g *group) {
 			continue
 		}
 		if found[conn] = before; time.Since(before.seen) >= 2*r.cfg.Timeout {
-			g.removes.add(&departure{entry: s.entry, cause: "abandoned"})
+			g.removes.add(&departure{entry: s.entry, end: r.cfg.Abandoned})
 			delete(found, conn)
 		}
 	}

@@ -153,7 +153,7 @@ func (g *gateway) judged(v Verdict) {
 	}
 	g.mu.Unlock()
 	if e != nil {
-		g.registry.Remove(e, "judged")
+		g.registry.Remove(e, End{Cause: "judged"})
 	}
 }
 
@@ -244,7 +244,7 @@ func (g *gateway) disconnect(e *Entry) {
 	g.mu.Lock()
 	delete(g.held, e.Conn)
 	g.mu.Unlock()
-	g.registry.Remove(e, "client_close")
+	g.registry.Remove(e, End{Cause: "client_close", Kind: "goodbye", Code: 1000})
 }
 
 // forget drops everything held without a word: the sockets of a killed process.

@@ -451,7 +451,7 @@ func TestConnectionsMayComeAndGoWhileRunEnds(t *testing.T) {
 					if _, err := a.registry.Register(context.Background(), e); err != nil {
 						t.Error(err)
 					}
-					a.registry.Remove(e, "client_close")
+					a.registry.Remove(e, End{Cause: "client_close"})
 				}
 			}
 		}()

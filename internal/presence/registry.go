@@ -106,6 +106,14 @@ type Entry struct {
 	fence  atomic.Uint64
 	life   atomic.Uint32 // entryNew, entryHeld, entryReaped, entryGone: only ever upwards
 	queued atomic.Bool   // waiting in the refresh queue
+	end    atomic.Pointer[End]
+}
+
+// End is what the disconnect event of a connection says of its end.
+type End struct {
+	Cause string // "network", "gateway_lost": one word
+	Kind  string // what it was for whoever waits for the client: goodbye, drop or moved
+	Code  int    // of the close; 0 is none
 }
 
 // The life of an Entry.
@@ -264,7 +272,7 @@ func (r *Registry) runRegisters(g *group, b []*registration) {
 		}
 		if q.entry.life.Load() == entryGone {
 			// Its removal may have overtaken this call: remove what it entered.
-			g.removes.add(&departure{entry: q.entry, cause: "abandoned"})
+			g.removes.add(&departure{entry: q.entry, end: *q.entry.end.Load()})
 		}
 		if q.then != nil {
 			q.then(q)
@@ -306,14 +314,15 @@ func cutTime(mark string) (by string, at int64) {
 // departure is one connection that leaves the registry.
 type departure struct {
 	entry *Entry
-	cause string
+	end   End
 }
 
-// Remove takes a connection out of the registry, in the background; cause is
+// Remove takes a connection out of the registry, in the background; end is
 // stamped on its disconnect event. An entry that was never registered is left
 // alone. What Redis doesn't take is found by the pulse, when the index says more
 // than is held, or reaped with this gateway.
-func (r *Registry) Remove(e *Entry, cause string) {
+func (r *Registry) Remove(e *Entry, end End) {
+	e.end.CompareAndSwap(nil, &end) // before life says that it is there
 	before := e.life.Swap(entryGone)
 	if before == entryGone {
 		return
@@ -322,7 +331,7 @@ func (r *Registry) Remove(e *Entry, cause string) {
 	if before == entryHeld {
 		g.held.Add(-1)
 	}
-	g.removes.add(&departure{entry: e, cause: cause})
+	g.removes.add(&departure{entry: e, end: end})
 }
 
 func (r *Registry) runRemoves(g *group, b []*departure) {
@@ -337,7 +346,7 @@ func (r *Registry) runRemoves(g *group, b []*departure) {
 			fence = strconv.FormatUint(f, 10)
 		}
 		keys = append(keys, userKeys(e.User)...)
-		args = append(args, string(e.Conn), fence, string(e.User), d.cause, "")
+		args = append(args, string(e.Conn), fence, string(e.User), d.end.Cause, "", d.end.Kind, d.end.Code)
 	}
 	if _, err := r.run(context.Background(), r.remove, keys, args); err != nil {
 		r.retryRemoves(g, b)

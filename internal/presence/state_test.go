@@ -255,7 +255,7 @@ func TestChangesAlternateHoweverTheyRace(t *testing.T) {
 						done <- err
 						return
 					}
-					g.registry.Remove(e, "client_close")
+					g.registry.Remove(e, End{Cause: "client_close"})
 				}
 				done <- nil
 			}()
@@ -308,6 +308,10 @@ func TestEventsTellTheWholeStory(t *testing.T) {
 				t.Errorf("%v has no time", x)
 			}
 			delete(x, "ms")
+			if n, err := strconv.Atoi(x["n"]); err != nil || n < 1 {
+				t.Errorf("%v has no number", x)
+			}
+			delete(x, "n")
 		}
 		if d, err := strconv.Atoi(all[2]["dur"]); err != nil || d < 0 || d > 60_000 {
 			t.Errorf("lived %q ms", all[2]["dur"])
@@ -320,7 +324,7 @@ func TestEventsTellTheWholeStory(t *testing.T) {
 			{"type": "online", "user": "alice", "version": epoch + ".1"},
 			{
 				"type": "disconnect", "user": "alice", "conn": string(e.Conn), "gateway": string(a.id), "device": "phone", "meta": `{"n":1}`, "since": since, "fence": fence,
-				"cause": "client_close", "mark": "4503 kicked ops",
+				"cause": "client_close", "kind": "goodbye", "code": "1000", "mark": "4503 kicked ops",
 			},
 			{"type": "offline", "user": "alice", "version": epoch + ".2"},
 		}

@@ -357,7 +357,7 @@ func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 		if stay := a.stay.Load(); stay != nil {
 			g.router.Detach(stay, nil)
 		}
-		g.registry.Remove(a.entry, cause.Kind.String())
+		g.registry.Remove(a.entry, presence.End{Cause: cause.Kind.String()})
 	}()
 }
 

@@ -72,7 +72,7 @@ func (w *town) disconnect() {
 		return
 	}
 	i := w.dice.IntN(len(h.entries))
-	h.registry.Remove(h.entries[i], "client_close")
+	h.registry.Remove(h.entries[i], presence.End{Cause: "client_close"})
 	h.entries = append(h.entries[:i], h.entries[i+1:]...)
 }
 

@@ -3,7 +3,9 @@
 -- it is odd while the user is online. The epoch is random and lasts as long as the
 -- key (while the user is online, and some weeks longer) and Redis' history line: a
 -- failover may have forgotten changes that were told, and their n comes again.
---   emit(ev, ...)    appends an event to the stream, when the caller keeps one
+--   emit(ctx, ...)   appends an event to the stream, when the caller keeps one. Its
+--     field n counts the events of the group, so that a hole in what is read back
+--     says how many were trimmed before anyone read them. (No gateway id is 'ev'.)
 --   goOnline, goOffline(ctx, user, keys): the change, its event and the word to
 --     the gateways where somebody watches; nothing when the state is so already.
 --     goOnline(..., true) makes no event: Redis lost the state of a user who never
@@ -15,7 +17,8 @@
 local STATE_TTL = 37 * 86400 * 1000
 local function emit(ctx, ...)
   if ctx.max > 0 then
-    redis.call('XADD', ctx.ev, 'MAXLEN', '~', ctx.max, '*', ...)
+    local n = redis.call('HINCRBY', ctx.num, 'ev', 1)
+    redis.call('XADD', ctx.ev, 'MAXLEN', '~', ctx.max, '*', 'n', int(n), ...)
   end
 end
 local function change(ctx, user, stateKey, watchKey, to, again)
