@@ -60,7 +60,9 @@ func (c *cli) BeforeResolve(ctx *kong.Context, sources *gateway.Sources) error {
 	}
 	for _, flag := range ctx.Model.Flags {
 		if flag.Name == "config" {
-			return sources.Load(fmt.Sprint(ctx.FlagValue(flag)))
+			err := sources.Load(fmt.Sprint(ctx.FlagValue(flag)))
+			c.Settings.Events.Sinks = sources.Sinks()
+			return err
 		}
 	}
 	return nil

@@ -15,6 +15,7 @@ import (
 
 	"chatgate/internal/auth"
 	"chatgate/internal/handler"
+	"chatgate/internal/hook"
 	"chatgate/internal/presence"
 )
 
@@ -40,6 +41,7 @@ type Config struct {
 	Heartbeat HeartbeatConfig `embed:"" prefix:"heartbeat." group:"Life of a connection"`
 	Cluster   ClusterConfig   `embed:"" prefix:"cluster." group:"Cluster (the same on every gateway)"`
 	History   HistoryConfig   `embed:"" prefix:"history." group:"History (the same on every gateway)"`
+	Events    EventsConfig    `embed:"" prefix:"events." group:"Events (the same on every gateway)"`
 	Drain     DrainConfig     `embed:"" prefix:"drain." group:"Drain on SIGTERM"`
 	Log       LogConfig       `embed:"" prefix:"log." group:"Log"`
 }
@@ -145,6 +147,22 @@ type HistoryConfig struct {
 	Positions time.Duration `default:"888h" help:"How long a log's position and the cursors of devices outlive their last use."`
 }
 
+// EventsConfig says which events are kept and who is told of them. docs/events.md has the sinks.
+type EventsConfig struct {
+	Kept  int  `default:"250000" help:"Events kept for sinks that fall behind, about and in all (Redis Cluster keeps a 64th in each group); the oldest go first."`
+	Write bool `negatable:"" help:"Write events although this gateway has no sink: other gateways carry them."`
+
+	Sinks []hook.SinkConfig `kong:"-"` // in the file only
+}
+
+// written is how many events are kept in each of so many groups; 0: none is written.
+func (c EventsConfig) written(groups int) int {
+	if len(c.Sinks) == 0 && !c.Write {
+		return 0
+	}
+	return (c.Kept + groups - 1) / groups
+}
+
 // DrainConfig says how a gateway leaves. Together they should stay below the time the service manager waits before it kills.
 type DrainConfig struct {
 	Delay    time.Duration `default:"3s" zero:"at once" help:"Time between turning unready and the first close, for the balancer to notice."`
@@ -204,6 +222,7 @@ func (c Config) Validate() error {
 	c.validateRelations(wrong)
 	verification := c.Auth.Verification(nil)
 	verification.Validate(func(name, format string, args ...any) { wrong("auth."+name, format, args...) })
+	c.validateSinks(wrong)
 	if err := c.Redis.validate(); err != nil {
 		errs = append(errs, err)
 	}
@@ -274,6 +293,25 @@ func (c Config) validateRelations(wrong func(name, format string, args ...any)) 
 	}
 	if d.Delay+d.Window > d.Deadline {
 		wrong("drain.deadline", "must be at least drain.delay and drain.window together")
+	}
+}
+
+func (c Config) validateSinks(wrong func(name, format string, args ...any)) {
+	names := make(map[string]bool)
+	for i := range c.Events.Sinks {
+		s := &c.Events.Sinks[i]
+		for _, err := range linesOf(s.Validate()) {
+			wrong(sinksName, "%s: %s", s.Name, err)
+		}
+		if names[s.Name] {
+			wrong(sinksName, "%s: name: is that of two sinks", s.Name)
+		}
+		names[s.Name] = true
+		if s.Redis != nil && s.Redis.URL != "" {
+			if _, err := (RedisConfig{URL: s.Redis.URL, Mode: "auto"}).Universal(); err != nil {
+				wrong(sinksName, "%s: %v", s.Name, err)
+			}
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -86,6 +87,8 @@ func (f *fileReader) mapping(prefix string, node *yaml.Node) {
 		switch {
 		case known:
 			f.setting(set, key, value)
+		case name == sinksName:
+			f.sinks(key, value)
 		case f.sections[name] && prefix == "":
 			f.mapping(name+".", value)
 		default:
@@ -175,11 +178,15 @@ func kindOf(node *yaml.Node) string {
 
 // suggest finds the setting a misspelt name was meant to be.
 func (f *fileReader) suggest(name string) string {
+	return suggestion(name, append(slices.Collect(maps.Keys(f.settings)), sinksName))
+}
+
+func suggestion(name string, names []string) string {
 	if len(name) > 64 {
 		return ""
 	}
 	best, least := "", 4 // more than three letters off is another word
-	for known := range f.settings {
+	for _, known := range names {
 		d := distance(name, known)
 		if d < least || d == least && best != "" && known < best {
 			best, least = known, d

@@ -31,6 +31,13 @@ func (c Config) WriteYAML(w io.Writer, where func(name string) string) error {
 		}
 		into.Content = append(into.Content, textNode(key), value)
 	}
+	if len(c.Events.Sinks) > 0 {
+		name := textNode("sinks")
+		if where != nil && where(sinksName) != "" {
+			name.HeadComment = "# " + where(sinksName)
+		}
+		sections["events"].Content = append(sections["events"].Content, name, sinksNode(c.Events.Sinks))
+	}
 	encoder := yaml.NewEncoder(w)
 	encoder.SetIndent(2)
 	if err := encoder.Encode(top); err != nil {

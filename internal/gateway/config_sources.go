@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
+
+	"chatgate/internal/hook"
 )
 
 // maxConfigFile bounds what is read as configuration: more was not meant to be one.
@@ -31,7 +33,7 @@ type Sources struct {
 }
 
 type found struct {
-	raw   any    // string, or []any of strings for a list
+	raw   any    // string, or []any of strings for a list; the sinks as such
 	where string // "GATEWAY_NAME", "gateway.yaml:7"
 }
 
@@ -148,6 +150,12 @@ func (s *Sources) Validate(*kong.Application) error { return nil }
 // Resolve is part of kong.Resolver: the value found for a flag, or nil.
 func (s *Sources) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 	return s.values[flag.Name].raw, nil
+}
+
+// Sinks returns the list of sinks, which is in the file only and no flag: the command puts it into its Config.
+func (s *Sources) Sinks() []hook.SinkConfig {
+	list, _ := s.values[sinksName].raw.([]hook.SinkConfig)
+	return list
 }
 
 // Where names the place a setting's value comes from; "" = neither environment nor file.

@@ -18,6 +18,7 @@ import (
 	"chatgate/internal/connection"
 	"chatgate/internal/handler"
 	"chatgate/internal/history"
+	"chatgate/internal/hook"
 	"chatgate/internal/presence"
 	"chatgate/internal/protocol"
 	"chatgate/internal/router"
@@ -46,6 +47,7 @@ type Gateway struct {
 	tokens    *auth.Verifier    // nil: none are taken
 	revoked   *auth.Revocations // nil with tokens
 	handler   *handler.Handler
+	hooks     *hook.Hooks
 	public    *door
 	tls       *tls.Config  // of the public listener; nil: it speaks plain HTTP
 	local     bool         // the public listener serves names of this machine only
@@ -125,6 +127,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 		return nil, err
 	}
 	pc.OldestStay = cfg.Limits.ClassPolicy == "oldest"
+	pc.EventsKept = cfg.Events.written(len(b.layout.Groups()))
 	pc.Lost = handler.EndOf(connection.Cause{Kind: connection.KindGatewayLost})
 	pc.Abandoned = handler.EndOf(connection.Cause{Kind: connection.KindAbandoned})
 	pc.Each = handler.Each(g.manager)
@@ -149,6 +152,10 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	rc.Everyone = handler.Registered(g.manager)
 	rc.OnKick = func(k protocol.Kick) { handler.Kicked(g.manager, k) }
 	g.router = router.New(b.client, b.lanes, g.registry, rc)
+
+	if g.hooks, err = newHooks(cfg, b, id, log); err != nil {
+		return nil, err
+	}
 
 	proxies, err := handler.ParseProxies(cfg.TrustedProxies)
 	if err != nil {
@@ -238,7 +245,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var parts sync.WaitGroup
-	failed := make(chan error, 8)
+	failed := make(chan error, 16)
 	start := func(name string, run func(context.Context) error) {
 		parts.Go(func() {
 			if err := run(life); err != nil && life.Err() == nil {
@@ -258,6 +265,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		parts.Go(func() { remind(life, g.log, warnInsecure) })
 	}
 	start("cursors", g.handler.Run)
+	start("events", g.hooks.Run)
 	start("public listener", g.servePublic)
 	if g.internal != nil {
 		start("internal listener", g.serveInternal)

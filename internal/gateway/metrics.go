@@ -7,6 +7,7 @@ import (
 	"chatgate/internal/auth"
 	"chatgate/internal/connection"
 	"chatgate/internal/handler"
+	"chatgate/internal/hook"
 	"chatgate/internal/presence"
 	"chatgate/internal/router"
 )
@@ -116,6 +117,29 @@ var metrics = []metric{
 	counter("failed_upgrades_total", "Requests to /ws that were no valid handshake.", func(f *figures) float64 { return float64(f.handler.FailedUpgrades) }),
 }
 
+// sinkMetrics are those of each sink of events; its name is in the configuration, so there are a handful.
+var sinkMetrics = []struct {
+	desc  *prometheus.Desc
+	kind  prometheus.ValueType
+	value func(*hook.SinkStats) float64
+}{
+	{sinkDesc("groups", "Groups of events that this gateway carries to the sink."), prometheus.GaugeValue, func(s *hook.SinkStats) float64 { return float64(s.Groups) }},
+	{sinkDesc("backlog", "Events of these groups that the sink has not taken."), prometheus.GaugeValue, func(s *hook.SinkStats) float64 { return float64(s.Backlog) }},
+	{sinkDesc("oldest_seconds", "Age of the oldest event that is being delivered."), prometheus.GaugeValue, func(s *hook.SinkStats) float64 { return float64(s.OldestSeconds) }},
+	{sinkDesc("failing", "Failures since the sink last took events."), prometheus.GaugeValue, func(s *hook.SinkStats) float64 { return float64(s.Failing) }},
+	{sinkDesc("delivered_total", "Events the sink took."), prometheus.CounterValue, func(s *hook.SinkStats) float64 { return float64(s.Delivered) }},
+	{sinkDesc("filtered_total", "Events not meant for the sink."), prometheus.CounterValue, func(s *hook.SinkStats) float64 { return float64(s.Filtered) }},
+	{sinkDesc("refused_total", "Events the sink will never take."), prometheus.CounterValue, func(s *hook.SinkStats) float64 { return float64(s.Refused) }},
+	{sinkDesc("read_again_total", "Events read again after an interruption, and perhaps delivered twice."), prometheus.CounterValue, func(s *hook.SinkStats) float64 { return float64(s.Again) }},
+	{sinkDesc("lost_total", "Events that fell out of retention before the sink took them."), prometheus.CounterValue, func(s *hook.SinkStats) float64 { return float64(s.Lost) }},
+	{sinkDesc("failures_total", "Attempts to deliver that failed."), prometheus.CounterValue, func(s *hook.SinkStats) float64 { return float64(s.Failures) }},
+	{sinkDesc("failed_calls_total", "Calls for the sink that Redis did not answer."), prometheus.CounterValue, func(s *hook.SinkStats) float64 { return float64(s.FailedCalls) }},
+}
+
+func sinkDesc(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc("gateway_event_sink_"+name, help, []string{"sink"}, nil)
+}
+
 var (
 	messagesDesc = prometheus.NewDesc("gateway_messages_total", "Messages sent by clients of this gateway, by what became of them.", []string{"status"}, nil)
 	endsDesc     = prometheus.NewDesc("gateway_connections_ended_total", "Connections ended, by cause.", []string{"cause"}, nil)
@@ -134,6 +158,9 @@ func oneIf(b bool) float64 {
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, m := range metrics {
+		ch <- m.desc
+	}
+	for _, m := range sinkMetrics {
 		ch <- m.desc
 	}
 	for _, d := range []*prometheus.Desc{messagesDesc, endsDesc, rejectedDesc, refusedDesc, errorsDesc} {
@@ -155,6 +182,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, m := range metrics {
 		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(&f))
+	}
+	for _, s := range g.hooks.Stats() {
+		for _, m := range sinkMetrics {
+			ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(&s), s.Name)
+		}
 	}
 	labelled := func(d *prometheus.Desc, label string, n uint64) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), label)

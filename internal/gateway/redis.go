@@ -25,6 +25,7 @@ var ErrDependency = errors.New("dependency missing")
 type backend struct {
 	client redis.UniversalClient // reads, registry, subscriptions
 	lanes  redis.UniversalClient // sends; never retries by itself
+	hooks  redis.UniversalClient // carries events; never retries by itself
 	layout keyspace.Layout
 	kind   string // embedded, standalone, sentinel or cluster, for /stats
 
@@ -32,7 +33,7 @@ type backend struct {
 }
 
 func (b *backend) close() error {
-	err := errors.Join(b.client.Close(), b.lanes.Close())
+	err := errors.Join(b.client.Close(), b.lanes.Close(), b.hooks.Close())
 	if b.sentinels != nil {
 		b.sentinels.close()
 	}
@@ -117,7 +118,7 @@ func clients(o *redis.UniversalOptions, log *slog.Logger) *backend {
 	case o.MasterName != "":
 		b.kind, b.sentinels = "sentinel", newSentinels(o, log)
 	}
-	general, lanes := *o, *o
+	general, lanes, hooks := *o, *o, *o
 	general.MaxRetries = 1
 	lanes.MaxRetries, lanes.DialerRetries = -1, 1
 	// A lane has one call in flight, so it holds one connection. The size counts
@@ -125,7 +126,8 @@ func clients(o *redis.UniversalOptions, log *slog.Logger) *backend {
 	// itself, once a second, and a lane that probes ten times a second would hear
 	// late that Redis is back.
 	lanes.PoolSize = lanePool
-	b.client, b.lanes = newClient(&general), newClient(&lanes)
+	hooks.MaxRetries, hooks.DialerRetries = -1, 1
+	b.client, b.lanes, b.hooks = newClient(&general), newClient(&lanes), newClient(&hooks)
 	return b
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"chatgate/internal/connection"
 	"chatgate/internal/handler"
+	"chatgate/internal/hook"
 	"chatgate/internal/protocol"
 )
 
@@ -31,6 +32,7 @@ type Stats struct {
 	Connections       ConnectionsStats `json:"connections"`
 	Messages          MessagesStats    `json:"messages"`
 	Presence          PresenceStats    `json:"presence"`
+	Sinks             []hook.SinkStats `json:"sinks"`  // of events
 	Errors            map[string]int64 `json:"errors"` // by code, those that occurred
 }
 
@@ -91,6 +93,7 @@ func (g *Gateway) stats() Stats {
 			Registered: p.Registered, Refreshed: p.Refreshed, Removed: p.Removed, Again: p.Again,
 			Reaped: p.Reaped, Verdicts: p.Verdicts, Failed: p.Failed,
 		},
+		Sinks:  g.hooks.Stats(),
 		Errors: map[string]int64{},
 	}
 	s.Ready = !s.Draining && g.registry.Reachable() && g.router.Subscribed()

@@ -37,6 +37,7 @@ var functions = map[string]func(id string) string{
 	"numbers of all":  func(string) string { return Numbers(All) },
 	"members of all":  func(string) string { return Memberships(All) },
 	"events of all":   func(string) string { return Events(All) },
+	"sinks of all":    func(string) string { return Sinks(All) },
 	"offlines of p17": func(string) string { return Offlines("p17") },
 }
 

@@ -135,7 +135,8 @@ func Leases(g Group) string { return groupKey(g, "lease") }
 // its quiet time.
 func Line(g Group) string { return groupKey(g, "line") }
 
-// Numbers is the hash gateway id -> last number published on its channel.
+// Numbers is the hash gateway id -> last number published on its channel; its field
+// 'ev', which is no gateway id, counts the group's events.
 func Numbers(g Group) string { return groupKey(g, "num") }
 
 // Offlines is the sorted set of users whose grace period runs, by its end in ms.
@@ -148,7 +149,7 @@ func Tombstones(g Group) string { return groupKey(g, "tomb") }
 // Snapshots is the hash gateway id -> its last /stats, as JSON.
 func Snapshots(g Group) string { return groupKey(g, "snap") }
 
-// Events is the stream of presence events of the group.
+// Events is the stream of events of the group.
 func Events(g Group) string { return groupKey(g, "ev") }
 
 // Revocations is the hash of what was revoked: name -> before, end and number. In
@@ -158,6 +159,10 @@ func Revocations(g Group) string { return groupKey(g, "rev") }
 // RevocationOrder is the sorted set of the same names by the number of their last
 // change.
 func RevocationOrder(g Group) string { return groupKey(g, "revs") }
+
+// Sinks is the hash sink -> who carries the group's events to it, until when, and
+// how far they are read and acknowledged.
+func Sinks(g Group) string { return groupKey(g, "sinks") }
 
 // Own is the hash of what one gateway holds in the group, by connection id.
 func Own(g Group, gw protocol.GatewayID) string { return groupKey(g, "own:"+string(gw)) }

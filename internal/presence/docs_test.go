@@ -46,7 +46,7 @@ func TestTheDocumentNamesEveryKeyAndScript(t *testing.T) {
 		keyspace.Stream(protocol.UserAddress(u)), keyspace.Cursors(protocol.UserAddress(u), u), keyspace.Holders(protocol.WatchAddress(u)),
 		keyspace.Members(protocol.RoomAddress("ROOM")), keyspace.MemberCounts(protocol.RoomAddress("ROOM")), keyspace.Memberships(g),
 		keyspace.Leases(g), keyspace.Line(g), keyspace.Numbers(g), keyspace.Own(g, gw), keyspace.Offlines(g),
-		keyspace.Tombstones(g), keyspace.Snapshots(g), keyspace.Events(g), keyspace.Channel(g, gw),
+		keyspace.Tombstones(g), keyspace.Snapshots(g), keyspace.Events(g), keyspace.Sinks(g), keyspace.Channel(g, gw),
 		keyspace.Revocations(g), keyspace.RevocationOrder(g),
 	} {
 		_, name, _ := strings.Cut(key, "}:")

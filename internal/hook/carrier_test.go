@@ -1,0 +1,336 @@
+//go:build !secondpass
+
+package hook
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"chatgate/internal/gatewaytest"
+	"chatgate/internal/keyspace"
+)
+
+// Three gateways carry to one webhook. Everything comes, each user's events in their order, and nothing twice.
+func TestEventsComeInOrderAndOnce(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		w, to := newWorld(t, r), gatewaytest.StartReceiver(t)
+		w.happenEach(5, 0, 10) // before anyone listens
+		nodes := []*node{w.gateway("a", webhookTo(to, Filter{})), w.gateway("b", webhookTo(to, Filter{})), w.gateway("c", webhookTo(to, Filter{}))}
+		w.happenEach(5, 10, 60)
+		if again := w.wantEach(to, 5, 60); again != 0 {
+			t.Errorf("%d events came twice", again)
+		}
+		if s := w.wantSettled(nodes...); s.Delivered != 300 || s.Lost != 0 || s.Again != 0 || s.Refused != 0 {
+			t.Errorf("counted %+v", s)
+		}
+	})
+}
+
+// A sink hangs, then answers 500, then is well: the backlog comes in order, and nobody else waits for it.
+func TestASinkThatFailsGetsItsBacklog(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		w, to, other := newWorld(t, r), gatewaytest.StartReceiver(t), gatewaytest.StartReceiver(t)
+		well := webhookTo(other, Filter{})
+		well.Name = "other"
+		a := w.gateway("a", webhookTo(to, Filter{}), well)
+		w.happenEach(3, 0, 5)
+		w.wantEach(to, 3, 5)
+		to.Hang(true)
+		w.happenEach(3, 5, 40)
+		w.wantEach(other, 3, 40)
+		w.eventually(func() error {
+			if s := a.hooks.Stats()[0]; s.Failures == 0 || s.Failing == 0 || s.Backlog < 1 {
+				return fmt.Errorf("nothing is seen of the failure: %+v", s)
+			}
+			return nil
+		})
+		to.Answer(500)
+		to.Hang(false)
+		before := to.Requests()
+		w.eventually(func() error {
+			if n := to.Requests() - before; n < 2 {
+				return fmt.Errorf("tried %d times", n)
+			}
+			return nil
+		})
+		to.Answer(0)
+		w.wantEach(to, 3, 40)
+		if s := w.wantSettled(a); s.Lost != 0 {
+			t.Errorf("counted %+v", s)
+		}
+		if s := a.hooks.Stats()[0]; s.Failing != 0 {
+			t.Errorf("still failing: %+v", s)
+		}
+	})
+}
+
+// The gateway that carries dies with a batch on its way. Another goes on where it was: nothing is lost, the order holds, and
+// what comes twice has one id.
+func TestADeadGatewaysEventsAreTakenOver(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		w, to := newWorld(t, r), gatewaytest.StartReceiver(t)
+		a := w.gateway("a", webhookTo(to, Filter{}))
+		w.happenEach(3, 0, 10)
+		w.wantEach(to, 3, 10)
+		w.wantSettled(a)
+		b := w.gateway("b", webhookTo(to, Filter{}))
+		to.Hang(true)
+		w.happenEach(3, 10, 60)
+		w.eventually(func() error {
+			if a.hooks.Stats()[0].Failures == 0 {
+				return fmt.Errorf("nothing is on its way")
+			}
+			return nil
+		})
+		a.kill()
+		to.Hang(false)
+		w.wantEach(to, 3, 60)
+		if s := w.wantSettled(b); s.Again == 0 {
+			t.Errorf("what was on its way was not read again: %+v", s)
+		}
+		// The dead consumer is gone, and nothing is pending.
+		for _, g := range w.layout.Groups() {
+			consumers, err := r.Client().XInfoConsumers(context.Background(), keyspace.Events(g), "web").Result()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range consumers {
+				if c.Name != "b-1" || c.Pending != 0 {
+					t.Errorf("%s: consumer %s has %d pending", g, c.Name, c.Pending)
+				}
+			}
+		}
+	})
+}
+
+// A gateway that is drained gives its groups up, and waits for what it is delivering.
+func TestADrainedGatewayHandsOver(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		w, to := newWorld(t, r), gatewaytest.StartReceiver(t)
+		a := w.gateway("a", webhookTo(to, Filter{}))
+		w.happenEach(3, 0, 10)
+		w.wantSettled(a)
+		for i := range 5 {
+			b := w.gateway("b"+strconv.Itoa(i), webhookTo(to, Filter{}))
+			w.happenEach(3, 10+10*i, 20+10*i)
+			a.stop()
+			a = b
+		}
+		if again := w.wantEach(to, 3, 60); again != 0 {
+			t.Errorf("%d events came twice", again)
+		}
+	})
+}
+
+// A sink is down for longer than events are kept. What fell out is counted exactly, the rest comes.
+func TestWhatFallsOutOfRetentionIsCounted(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		w, to := newWorld(t, r), gatewaytest.StartReceiver(t)
+		a := w.gateway("a", webhookTo(to, Filter{}))
+		g := w.layout.GroupOf("u:user0")
+		w.happenEach(1, 0, 10)
+		w.wantEach(to, 1, 10)
+		w.wantSettled(a)
+		to.Answer(503)
+		w.happenEach(1, 10, 300)
+		w.eventually(func() error {
+			if a.hooks.Stats()[0].Failures == 0 {
+				return fmt.Errorf("nothing is on its way")
+			}
+			return nil
+		})
+		if err := r.Client().XTrimMaxLen(context.Background(), keyspace.Events(g), 100).Err(); err != nil {
+			t.Fatal(err)
+		}
+		to.Answer(0)
+		// One batch was read before the trimming. It comes too: it is in memory.
+		w.eventually(func() error {
+			if s := a.hooks.Stats()[0]; s.Delivered+s.Lost != 300 || s.Lost == 0 || s.Backlog != 0 {
+				return fmt.Errorf("counted %+v", s)
+			}
+			return nil
+		})
+		all, _, err := to.Once()
+		if s := a.hooks.Stats()[0]; err != nil || uint64(len(all)) != s.Delivered || s.Lost > 190 || s.Lost < 170 {
+			t.Errorf("%d events came, counted %+v, %v", len(all), s, err)
+		}
+		if last := all[len(all)-1]; string(last.Meta) != "299" {
+			t.Errorf("the last is %+v", last)
+		}
+	})
+}
+
+// What a dead gateway had read is trimmed before anyone could take it over: that is counted, too.
+func TestWhatIsTrimmedUnderADeadGatewayIsCounted(t *testing.T) {
+	for _, kind := range []gatewaytest.Kind{gatewaytest.Standalone, gatewaytest.Cluster} { // miniredis doesn't tell
+		t.Run(string(kind), func(t *testing.T) {
+			r := gatewaytest.Shared(t, kind)
+			w, to := newWorld(t, r), gatewaytest.StartReceiver(t)
+			to.Answer(500)
+			a := w.gateway("a", webhookTo(to, Filter{}))
+			w.happenEach(1, 0, 30)
+			w.eventually(func() error {
+				if a.hooks.Stats()[0].Failures == 0 {
+					return fmt.Errorf("nothing is on its way")
+				}
+				return nil
+			})
+			read := int(a.hooks.Stats()[0].Backlog)
+			a.kill()
+			if err := r.Client().XTrimMaxLen(context.Background(), keyspace.Events(w.layout.GroupOf("u:user0")), 0).Err(); err != nil {
+				t.Fatal(err)
+			}
+			b := w.gateway("b", webhookTo(to, Filter{}))
+			to.Answer(0)
+			w.happenEach(1, 30, 31)
+			w.eventually(func() error {
+				if s := b.hooks.Stats()[0]; s.Delivered != 1 || s.Lost != 30 || s.Backlog != 0 {
+					return fmt.Errorf("of 30 lost events, %d of them seen, counted %+v", read, s)
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// Redis forgets everything. What was known to be waiting is counted as lost, and what happens then comes.
+func TestAnEmptiedRedisIsNoticed(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		w, to := newWorld(t, r), gatewaytest.StartReceiver(t)
+		a := w.gateway("a", webhookTo(to, Filter{}))
+		w.happenEach(2, 0, 10)
+		w.wantEach(to, 2, 10)
+		w.wantSettled(a)
+		to.Answer(500)
+		w.happenEach(1, 10, 50)
+		w.eventually(func() error {
+			if s := a.hooks.Stats()[0]; s.Backlog != 40 || s.Failures == 0 {
+				return fmt.Errorf("counted %+v", s)
+			}
+			return nil
+		})
+		if err := r.FlushAll(); err != nil {
+			t.Fatal(err)
+		}
+		w.eventually(func() error {
+			if s := a.hooks.Stats()[0]; s.Lost == 0 {
+				return fmt.Errorf("counted %+v", s)
+			}
+			return nil
+		})
+		to.Answer(0)
+		w.happen("late", "meta", "0")
+		w.eventually(func() error {
+			all := to.Events()
+			if last := all[len(all)-1]; last.User != "late" && len(all) < 20 {
+				return fmt.Errorf("the last is %+v", last)
+			}
+			s := a.hooks.Stats()[0]
+			if s.Delivered+s.Lost != 61 {
+				return fmt.Errorf("counted %+v", s)
+			}
+			return nil
+		})
+		w.wantSettled(a)
+	})
+}
+
+// Redis stands still for longer than the lease. Nobody delivers meanwhile, and then it goes on.
+func TestRedisAwayIsWaitedOut(t *testing.T) {
+	w, to := newWorld(t, gatewaytest.Shared(t, gatewaytest.Standalone)), gatewaytest.StartReceiver(t)
+	a, b := w.gateway("a", webhookTo(to, Filter{})), w.gateway("b", webhookTo(to, Filter{}))
+	w.happenEach(3, 0, 10)
+	w.wantEach(to, 3, 10)
+	to.Answer(500)
+	w.happenEach(3, 10, 20)
+	if err := w.redis.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually(func() error { // a delivery is cut short when the lease is over
+		before := to.Requests()
+		<-time.After(500 * time.Millisecond)
+		if n := to.Requests(); n != before {
+			return fmt.Errorf("still delivering: %d requests", n)
+		}
+		return nil
+	})
+	to.Answer(0)
+	if err := w.redis.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	w.wantEach(to, 3, 20)
+	w.wantSettled(a, b)
+}
+
+// An answer that never came holds events that are read then. The next call brings them once more: the script runs twice safely.
+func TestALostAnswerComesAgain(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		w, to := newWorld(t, r), gatewaytest.StartReceiver(t)
+		cfg := DefaultConfig()
+		cfg.Gateway, cfg.Layout, cfg.Log = "a-1", w.layout, newSilent()
+		s := webhookTo(to, Filter{})
+		client := w.client()
+		t.Cleanup(func() { client.Close() })
+		c := newCarrier(client, &cfg, &s, nil)
+		h := c.hauls[w.layout.GroupIndex("u:user0")]
+		ask := func(count int, read string, acks ...any) carried {
+			t.Helper()
+			args := append([]any{"web", "a-1", 60_000, count, read, 0}, acks...)
+			v, err := c.script.Run(context.Background(), client, h.keys, args...).Result()
+			a, err := c.parse(h, v, err)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return a
+		}
+		story := func(a carried) string {
+			var b strings.Builder
+			fmt.Fprintf(&b, "%s read %s top %d acked %d:", a.state, a.read, a.top, a.acked)
+			for _, e := range a.events {
+				fmt.Fprintf(&b, " %d", e.N)
+			}
+			return b.String()
+		}
+		want := func(a carried, want string) carried {
+			t.Helper()
+			if got := story(a); got != want {
+				t.Errorf("%s, want %s", got, want)
+			}
+			return a
+		}
+		w.happenEach(1, 0, 3)
+		want(ask(-1, ""), "kept read 0 top 3 acked 0:")
+		first := want(ask(2, ""), "new read 2 top 3 acked 0: 1 2")
+		want(ask(2, ""), "kept read 2 top 3 acked 0: 1 2")  // it did not get that answer
+		want(ask(2, "0"), "kept read 2 top 3 acked 0: 1 2") // nor that
+		want(ask(0, "2"), "kept read 2 top 3 acked 0:")     // it did
+		a := ask(5, "2", first.events[0].entry)             // one of them is done, the answer is lost
+		want(a, "kept read 3 top 3 acked 2: 3")             // which the caller never sees
+		want(ask(5, "2", first.events[0].entry), "kept read 3 top 3 acked 2: 2 3")
+		want(ask(5, "3", first.events[1].entry, a.events[0].entry), "kept read 3 top 3 acked 3:")
+		want(ask(-1, "3"), "kept read 3 top 3 acked 3:")
+		w.happenEach(1, 3, 4)
+		want(ask(5, "3"), "kept read 4 top 4 acked 3: 4")
+	})
+}
+
+// Only what is meant for a sink is sent to it; the rest is passed over, and counted.
+func TestAFilterPassesOverTheRest(t *testing.T) {
+	w, to := newWorld(t, gatewaytest.Shared(t, gatewaytest.Embedded)), gatewaytest.StartReceiver(t)
+	a := w.gateway("a", webhookTo(to, Filter{Users: []string{"user1", "user3"}}))
+	for u := range 5 {
+		for i := range 30 {
+			w.happen("user"+strconv.Itoa(u), "meta", strconv.Itoa(i))
+		}
+	}
+	if again := w.wantEach(to, 2, 30); again != 0 {
+		t.Errorf("%d came twice", again)
+	}
+	if s := w.wantSettled(a); s.Delivered != 60 || s.Filtered != 90 {
+		t.Errorf("counted %+v", s)
+	}
+}

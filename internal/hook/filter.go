@@ -1,0 +1,30 @@
+package hook
+
+import (
+	"slices"
+	"strings"
+)
+
+// Filter says which events are meant. An event passes when each list that is not
+// empty has it; an event without a value never passes a list of such values.
+type Filter struct {
+	Types  []string `yaml:"types"`
+	Kinds  []string `yaml:"kinds"`
+	Causes []string `yaml:"causes"`
+	Users  []string `yaml:"users"` // beginnings of user ids
+	Rooms  []string `yaml:"rooms"` // beginnings of room names
+}
+
+// Passes reports whether e is meant.
+func (f *Filter) Passes(e *Event) bool {
+	return among(f.Types, e.Type) && among(f.Kinds, e.Kind) && among(f.Causes, e.Cause) &&
+		begins(f.Users, e.User) && begins(f.Rooms, e.Room)
+}
+
+func among(list []string, value string) bool {
+	return len(list) == 0 || slices.Contains(list, value)
+}
+
+func begins(list []string, value string) bool {
+	return len(list) == 0 || value != "" && slices.ContainsFunc(list, func(p string) bool { return strings.HasPrefix(value, p) })
+}

@@ -1,0 +1,73 @@
+package hook
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// A gate keeps everyone from a sink that fails, until it is time to try again. All
+// groups share it: a sink that is down is asked once, not once for each group.
+type gate struct {
+	least, most time.Duration
+
+	mu       sync.Mutex // guards the rest
+	failures int
+	failed   time.Time // when the last of them was noticed
+	opens    time.Time
+}
+
+// wait returns when an attempt may begin, or ctx ends.
+func (g *gate) wait(ctx context.Context) error {
+	for {
+		g.mu.Lock()
+		pause := time.Until(g.opens)
+		g.mu.Unlock()
+		if pause <= 0 {
+			return ctx.Err()
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
+// failure closes the gate for a random time up to a bound that doubles with each
+// failure (full jitter), and returns how many there were in a row. What began before
+// the last failure was noticed is the same failure.
+func (g *gate) failure(began time.Time) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.failures > 0 && began.Before(g.failed) {
+		return g.failures
+	}
+	g.failures++
+	g.failed = time.Now()
+	bound := g.most
+	if n := g.failures - 1; n < 20 && g.least<<n < g.most {
+		bound = g.least << n
+	}
+	g.opens = g.failed.Add(rand.N(bound) + time.Millisecond)
+	return g.failures
+}
+
+// success opens the gate, and returns how many failures came before.
+func (g *gate) success() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := g.failures
+	g.failures, g.opens = 0, time.Time{}
+	return n
+}
+
+// closed says how many failures there were in a row.
+func (g *gate) closed() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.failures
+}

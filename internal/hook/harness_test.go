@@ -1,0 +1,230 @@
+//go:build !secondpass
+
+package hook
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"chatgate/internal/gatewaytest"
+	"chatgate/internal/keyspace"
+	"chatgate/internal/protocol"
+)
+
+func TestMain(m *testing.M) { gatewaytest.Main(m) }
+
+// patience is how long a test waits for what should come within a second or two. Only failures wait it out.
+const patience = 30 * time.Second
+
+// secret of every webhook here.
+const secret = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+
+// A world is a Redis with events, and the Hooks of some gateways.
+type world struct {
+	*testing.T
+	redis  *gatewaytest.Redis
+	layout keyspace.Layout
+	kept   int64
+}
+
+func newWorld(t *testing.T, r *gatewaytest.Redis) *world {
+	t.Helper()
+	return &world{T: t, redis: r, layout: keyspace.Layout{Sharded: r.Kind == gatewaytest.Cluster}, kept: 100_000}
+}
+
+// happen writes one event as presence does: a number and an entry.
+func (w *world) happen(user string, fields ...any) {
+	w.Helper()
+	g := w.layout.GroupOf(protocol.UserAddress(protocol.UserID(user)))
+	w.happenIn(g, append([]any{"type", "connect", "user", user, "ms", time.Now().UnixMilli()}, fields...)...)
+}
+
+func (w *world) happenIn(g keyspace.Group, fields ...any) {
+	w.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	n, err := w.redis.Client().HIncrBy(ctx, keyspace.Numbers(g), "ev", 1).Result()
+	if err == nil {
+		err = w.redis.Client().XAdd(ctx, &redis.XAddArgs{
+			Stream: keyspace.Events(g), MaxLen: w.kept, Approx: true, Values: append([]any{"n", n}, fields...),
+		}).Err()
+	}
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+// A node is the Hooks of one gateway.
+type node struct {
+	hooks  *Hooks
+	client redis.UniversalClient
+	stop   func() // as a gateway that drains does
+}
+
+// gateway starts the Hooks of one gateway. Its times are a fraction of those in production.
+func (w *world) gateway(name string, sinks ...SinkConfig) *node {
+	w.Helper()
+	cfg := DefaultConfig()
+	cfg.Gateway, cfg.Layout = protocol.GatewayID(name+"-1"), w.layout
+	cfg.Lease, cfg.Renew, cfg.Poll, cfg.StopWait = time.Second, 200*time.Millisecond, 50*time.Millisecond, time.Second
+	cfg.Log = newSilent()
+	if testing.Verbose() {
+		cfg.Log = slog.New(slog.NewTextHandler(w.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	cfg.Sinks = sinks
+	for i := range sinks {
+		if err := sinks[i].Validate(); err != nil {
+			w.Fatal(err)
+		}
+	}
+	n := &node{client: w.client()}
+	cfg.Connect = func(url string) (redis.UniversalClient, error) {
+		o, err := redis.ParseURL(url)
+		if err != nil {
+			return nil, err
+		}
+		return redis.NewClient(o), nil
+	}
+	var err error
+	if n.hooks, err = New(n.client, cfg); err != nil {
+		w.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = n.hooks.Run(ctx)
+	}()
+	var once sync.Once
+	n.stop = func() {
+		once.Do(func() {
+			cancel()
+			<-done
+			_ = n.client.Close()
+		})
+	}
+	w.Cleanup(n.stop)
+	return n
+}
+
+func newSilent() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+
+// kill takes Redis away from a gateway: for everyone else that is the same as kill -9.
+func (n *node) kill() { _ = n.client.Close() }
+
+// client is one that repeats nothing by itself, as the gateway's.
+func (w *world) client() redis.UniversalClient {
+	o := &redis.UniversalOptions{
+		Addrs: []string{}, DialTimeout: time.Second, ReadTimeout: time.Second, WriteTimeout: time.Second, ContextTimeoutEnabled: true,
+		MaxRetries: -1, MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}
+	switch w.redis.Kind {
+	case gatewaytest.Embedded:
+		one, err := redis.ParseURL(w.redis.URL)
+		if err != nil {
+			w.Fatal(err)
+		}
+		o.Addrs = []string{one.Addr}
+	case gatewaytest.Cluster:
+		o.IsClusterMode = true
+		for _, n := range w.redis.Nodes {
+			o.Addrs = append(o.Addrs, n.Addr)
+		}
+	default:
+		masters, err := w.redis.Masters()
+		if err != nil {
+			w.Fatal(err)
+		}
+		o.Addrs = []string{masters[0].Addr}
+	}
+	return redis.NewUniversalClient(o)
+}
+
+// webhookTo is a sink with an impatient temper.
+func webhookTo(r *gatewaytest.Receiver, filter Filter) SinkConfig {
+	s := sinkNamed("web", filter)
+	s.Webhook = &WebhookConfig{URL: r.URL, Secret: secret, Allow: []string{"127.0.0.0/8"}}
+	return s
+}
+
+func sinkNamed(name string, filter Filter) SinkConfig {
+	return SinkConfig{
+		Name: name, Filter: filter, Batch: 20, Parallel: 4, Timeout: 500 * time.Millisecond,
+		RetryAfter: 20 * time.Millisecond, RetryMost: 200 * time.Millisecond,
+	}
+}
+
+func (w *world) eventually(done func() error) {
+	w.Helper()
+	if err := gatewaytest.Poll(patience, done); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// wantEach waits until each of so many users had exactly these many events, in order, and returns how many came again.
+func (w *world) wantEach(r *gatewaytest.Receiver, users, events int) (again int) {
+	w.Helper()
+	w.eventually(func() error {
+		all, twice, err := r.Once()
+		if err != nil {
+			w.Fatal(err)
+		}
+		again = twice
+		if len(all) != users*events {
+			return fmt.Errorf("%d events came, want %d", len(all), users*events)
+		}
+		return nil
+	})
+	all, _, _ := r.Once()
+	next := make(map[string]int)
+	for _, e := range all {
+		if want := strconv.Itoa(next[e.User]); string(e.Meta) != want {
+			w.Fatalf("%s: event %s after %s others", e.User, e.Meta, want)
+		}
+		next[e.User]++
+	}
+	return again
+}
+
+// happenEach lets so many events happen to each user, in turn; each carries its place in meta.
+func (w *world) happenEach(users, from, to int) {
+	w.Helper()
+	for i := from; i < to; i++ {
+		for u := range users {
+			w.happen("user"+strconv.Itoa(u), "meta", strconv.Itoa(i))
+		}
+	}
+}
+
+// wantSettled waits until the gateways together have nothing left to carry, and returns what they did.
+func (w *world) wantSettled(nodes ...*node) (sum SinkStats) {
+	w.Helper()
+	w.eventually(func() error {
+		sum = SinkStats{}
+		for _, n := range nodes {
+			s := n.hooks.Stats()[0]
+			sum.Groups += s.Groups
+			sum.Backlog += s.Backlog
+			sum.Delivered += s.Delivered
+			sum.Filtered += s.Filtered
+			sum.Refused += s.Refused
+			sum.Lost += s.Lost
+			sum.Again += s.Again
+			sum.Failures += s.Failures
+		}
+		if want := int64(len(w.layout.Groups())); sum.Groups != want || sum.Backlog != 0 {
+			return fmt.Errorf("%d groups are carried of %d, and %d events wait", sum.Groups, want, sum.Backlog)
+		}
+		return nil
+	})
+	return sum
+}

@@ -1,0 +1,115 @@
+-- carry: a gateway's turn in carrying one group's events to one sink.
+--
+-- KEYS  1 ev  2 sinks  3 num
+-- ARGV  1 sink  2 gateway  3 lease ms  4 how many events to read; 0: only keep the
+--       lease, -1: give it up  5 read, as the last answer said; '' when none did
+--       6 number of the last event acknowledged here (0: none), then the stream ids
+--       to acknowledge
+-- Returns { state, read, top, acked, lost, again, events {id, {field, value, ...}} }
+--   state  held: another gateway carries them. kept: this one goes on. taken: this
+--          one begins, where the one before it left off. new: Redis knew nothing of
+--          the sink
+--   read   number of the last event read by anyone, top: of the last one written,
+--          acked: up to which all are acknowledged
+--   lost   events found to be trimmed before a gateway could read them
+--   again  1 when the events were read before, by whoever did not acknowledge them
+-- The field of sinks holds "gateway end-of-lease read acked".
+-- Atomic: the judgement of the lease and everything it allows, so two gateways never
+-- read at a time and the events of one user stay in order.
+-- Runs twice safely: a caller who did not get the answer names a read that is not
+-- the stored one, and gets what that answer held once more.
+
+--#include clock
+
+local sink, gw, count = ARGV[1], ARGV[2], tonumber(ARGV[4])
+local top = tonumber(redis.call('HGET', KEYS[3], 'ev')) or 0
+local known = redis.call('HGET', KEYS[2], sink)
+local holder, till, read, acked = string.match(known or '', '^(%S+) (%d+) (%d+) (%d+)$')
+read, acked = tonumber(read) or 0, tonumber(acked) or 0
+local state, lost, again, events = 'kept', 0, 0, {}
+
+local function answer()
+  return { state, int(read), int(top), int(acked), int(lost), again, events }
+end
+local function save(till)
+  redis.call('HSET', KEYS[2], sink, gw .. ' ' .. int(till) .. ' ' .. int(read) .. ' ' .. int(acked))
+end
+local function numberOf(entry)
+  local fields = entry[2]
+  for i = 1, #fields, 2 do
+    if fields[i] == 'n' then return tonumber(fields[i + 1]) end
+  end
+  return read + 1
+end
+-- A sink seen for the first time gets what is kept; what was trimmed before is not its loss.
+local function create()
+  redis.pcall('XGROUP', 'CREATE', KEYS[1], sink, '0', 'MKSTREAM')
+  if not holder then
+    local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+    read = top
+    if first then read = numberOf(first) - 1 end
+    acked = read
+  end
+end
+-- ask(...): a command on the group, which is made anew where it is missing.
+local function ask(...)
+  local r = redis.pcall(...)
+  if type(r) == 'table' and r.err and string.find(r.err, 'NOGROUP', 1, true) then
+    create()
+    r = redis.pcall(...)
+  end
+  return r
+end
+
+if holder and holder ~= gw then
+  if tonumber(till) > now or count <= 0 then
+    state = 'held'
+    return answer()
+  end
+  state = 'taken'
+elseif not holder then
+  if count < 0 then return answer() end
+  state = 'new'
+  create()
+end
+
+if #ARGV > 6 then
+  ask('XACK', KEYS[1], sink, unpack(ARGV, 7))
+  acked = math.max(acked, tonumber(ARGV[6]))
+end
+if count <= 0 then
+  save(count < 0 and 0 or now + tonumber(ARGV[3]))
+  return answer()
+end
+
+-- What was read and not acknowledged comes first: from a gateway that died, or in an
+-- answer that this one never got. It is no more than one batch.
+if state == 'taken' or ARGV[5] ~= int(read) then
+  local cursor = '0-0'
+  repeat
+    local r = ask('XAUTOCLAIM', KEYS[1], sink, gw, 0, cursor, 'COUNT', 1000)
+    if r.err then return redis.error_reply(r.err) end
+    cursor = r[1]
+    for i = 1, #r[2] do
+      if r[2][i] then events[#events + 1] = r[2][i] end
+    end
+    lost = lost + #(r[3] or {})
+  until cursor == '0-0'
+  if #events > 0 then again = 1 end
+  if state == 'taken' then redis.pcall('XGROUP', 'DELCONSUMER', KEYS[1], sink, holder) end
+end
+if #events == 0 then
+  acked = math.max(acked, read)
+  local r = ask('XREADGROUP', 'GROUP', sink, gw, 'COUNT', count, 'STREAMS', KEYS[1], '>')
+  if r and r.err then return redis.error_reply(r.err) end
+  if r and r[1] then
+    events = r[1][2]
+    for i = 1, #events do
+      local n = numberOf(events[i])
+      lost = lost + math.max(0, n - read - 1)
+      read = n
+    end
+  end
+end
+save(now + tonumber(ARGV[3]))
+return answer()

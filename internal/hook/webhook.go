@@ -1,0 +1,132 @@
+package hook
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// maxAnswer is how much is read of what a webhook answers; nothing of it matters
+// but the status.
+const maxAnswer = 64 << 10
+
+// webhook POSTs batches to one URL, signed as Standard Webhooks has it
+// (github.com/standard-webhooks/standard-webhooks, spec version 1): receivers find
+// a library that checks it in most languages.
+type webhook struct {
+	url    string
+	key    []byte
+	client *http.Client
+}
+
+func newWebhook(s *SinkConfig) (*webhook, error) {
+	key, err := s.Webhook.key()
+	if err != nil {
+		return nil, err
+	}
+	allowed, err := parseAllowed(s.Webhook.Allow)
+	if err != nil {
+		return nil, err
+	}
+	dialer := net.Dialer{Timeout: s.Timeout, Control: guard(allowed)}
+	return &webhook{
+		url: s.Webhook.URL, key: key,
+		client: &http.Client{
+			Timeout: s.Timeout,
+			// A redirect is an answer that is not 2xx: the body would go to somebody the configuration doesn't name.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+			Transport: &http.Transport{
+				Proxy:       nil, // behind one the guard would see only the proxy's address
+				DialContext: dialer.DialContext, MaxIdleConnsPerHost: s.Parallel, IdleConnTimeout: time.Minute,
+				TLSHandshakeTimeout: s.Timeout, ResponseHeaderTimeout: s.Timeout, MaxResponseHeaderBytes: 16 << 10,
+			},
+		},
+	}, nil
+}
+
+func (w *webhook) close() error {
+	w.client.CloseIdleConnections()
+	return nil
+}
+
+// deliver posts all events as one body; the receiver takes all of them or none.
+func (w *webhook) deliver(ctx context.Context, events []*Event) (taken, refused int, err error) {
+	body := []byte(`{"events":[`)
+	id := sha256.New()
+	for i, e := range events {
+		if i > 0 {
+			body = append(body, ',')
+		}
+		body = e.appendJSON(body)
+		fmt.Fprintln(id, e.ID)
+	}
+	body = append(body, "]}"...)
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, w.url, bytes.NewReader(body))
+	if err != nil {
+		return 0, 0, err
+	}
+	// The same events make the same id, so a batch that comes again is known by it.
+	message, now := "msg_"+hex.EncodeToString(id.Sum(nil)[:16]), strconv.FormatInt(time.Now().Unix(), 10)
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("User-Agent", "Chatgate")
+	request.Header.Set("Webhook-Id", message)
+	request.Header.Set("Webhook-Timestamp", now)
+	request.Header.Set("Webhook-Signature", sign(w.key, message, now, body))
+	response, err := w.client.Do(request)
+	if err != nil {
+		// The client's error quotes the URL, which may hold a token.
+		if u, ok := errors.AsType[*url.Error](err); ok {
+			err = u.Err
+		}
+		return 0, 0, err
+	}
+	defer response.Body.Close()
+	// Read to its end, so that the connection can be used again; an endless one is hung up on.
+	_, _ = io.CopyN(io.Discard, response.Body, maxAnswer)
+	if response.StatusCode/100 != 2 {
+		return 0, 0, fmt.Errorf("status %d", response.StatusCode)
+	}
+	return len(events), 0, nil
+}
+
+// sign makes the value of Webhook-Signature.
+func sign(key []byte, id, timestamp string, body []byte) string {
+	mac := hmac.New(sha256.New, key)
+	fmt.Fprintf(mac, "%s.%s.", id, timestamp)
+	mac.Write(body)
+	return "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// secretPrefix marks a secret in the form of Standard Webhooks: what follows is
+// base64.
+const secretPrefix = "whsec_"
+
+// minSecret is the least number of bytes of a key: what can be guessed signs nothing.
+const minSecret = 24
+
+func (c *WebhookConfig) key() ([]byte, error) {
+	encoded, ok := strings.CutPrefix(c.Secret, secretPrefix)
+	if !ok {
+		if len(c.Secret) < minSecret {
+			return nil, fmt.Errorf("secret: must be whsec_ and base64, or at least %d characters", minSecret)
+		}
+		return []byte(c.Secret), nil
+	}
+	key, err := base64.StdEncoding.DecodeString(encoded)
+	if err != nil || len(key) < minSecret {
+		return nil, fmt.Errorf("secret: after whsec_ must come base64 of at least %d bytes", minSecret)
+	}
+	return key, nil
+}
