@@ -1,0 +1,172 @@
+//go:build !secondpass
+
+package hook
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"chatgate/internal/gatewaytest"
+)
+
+// into is a sink that writes to a database.
+func into(m *gatewaytest.MariaDB, database string, statements ...StatementConfig) SinkConfig {
+	s := sinkNamed("web", Filter{})
+	s.Timeout = 2 * time.Second
+	s.MySQL = &MySQLConfig{DSN: m.DSN(database), Statements: statements}
+	return s
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wantRows waits until a query finds these lines.
+func (w *world) wantRows(m *gatewaytest.MariaDB, query string, want ...string) {
+	w.Helper()
+	w.eventually(func() error {
+		got, err := m.Rows(query)
+		if err == nil && !slices.Equal(got, want) {
+			err = fmt.Errorf("%s: %q, want %q", query, got, want)
+		}
+		return err
+	})
+}
+
+// Values are parameters: whatever a client puts into its ids and its meta, it changes its own row and nothing else.
+func TestValuesNeverBecomeSQL(t *testing.T) {
+	m, db := gatewaytest.SharedMariaDB(t)
+	must(t, m.Exec("CREATE TABLE "+db+".p (user_id VARCHAR(128), contest_id VARCHAR(128), off INT DEFAULT 0) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"))
+	w := newWorld(t, gatewaytest.Shared(t, gatewaytest.Embedded))
+	nasty := []string{`' OR '1'='1`, `x'; DROP TABLE p; -- `, `\`, `%`, `_`, "a\x00b", `"`, "😀", `:user`, `?`}
+	for _, user := range append([]string{"innocent"}, nasty...) {
+		must(t, m.Exec("INSERT INTO "+db+".p (user_id, contest_id) VALUES (?, ?)", user, user))
+	}
+	w.gateway("a", into(m, db, StatementConfig{SQL: "UPDATE p SET off = off + 1 WHERE user_id = :user AND contest_id = :meta.contestId"}))
+	for _, user := range nasty {
+		w.happen(user, "meta", `{"contestId":`+quotedJSON(user)+`}`)
+	}
+	w.happen("innocent")                                // no contest: NULL equals nothing
+	w.happen("innocent", "meta", `{"contestId":null}`)  // nor does this
+	w.happen("innocent", "meta", `{"contestId":["x"]}`) // nor this
+	w.wantRows(m, "SELECT off, COUNT(*) FROM "+db+".p GROUP BY off ORDER BY off", "0 1", "1 "+strconv.Itoa(len(nasty)))
+}
+
+// The database is down, then comes back: everything is executed, in order. It is killed in the middle of it, too.
+func TestTheDatabaseComesBack(t *testing.T) {
+	m, db := gatewaytest.SharedMariaDB(t)
+	must(t, m.Exec("CREATE TABLE "+db+".log (i INT PRIMARY KEY AUTO_INCREMENT, id VARCHAR(64) UNIQUE, user VARCHAR(64), n INT)"))
+	w := newWorld(t, gatewaytest.Shared(t, gatewaytest.Standalone))
+	a := w.gateway("a", into(m, db, StatementConfig{SQL: "INSERT INTO log (id, user, n) VALUES (:id, :user, :meta)"}))
+	w.happenEach(2, 0, 10)
+	w.wantRows(m, "SELECT COUNT(*) FROM "+db+".log", "20")
+	m.Kill()
+	w.happenEach(2, 10, 60)
+	w.eventually(func() error {
+		if a.hooks.Stats()[0].Failing < 2 {
+			return fmt.Errorf("no failure is seen")
+		}
+		return nil
+	})
+	must(t, m.Restart())
+	w.wantRows(m, "SELECT COUNT(*) FROM "+db+".log", "120")
+	m.Pause() // it hangs
+	w.happenEach(2, 60, 80)
+	w.eventually(func() error {
+		if a.hooks.Stats()[0].Failing < 1 {
+			return fmt.Errorf("no failure is seen")
+		}
+		return nil
+	})
+	m.Resume()
+	w.wantRows(m, "SELECT COUNT(*) FROM "+db+".log", "160")
+	// An order that was broken shows as a smaller number behind a larger one of the same user.
+	w.wantRows(m, "SELECT COUNT(*) FROM "+db+".log a JOIN "+db+".log b ON a.user = b.user AND a.i < b.i AND a.n > b.n", "0")
+	if s := w.wantSettled(a); s.Refused != 0 || s.Lost != 0 {
+		t.Errorf("counted %+v", s)
+	}
+}
+
+// A value that does not fit is refused, logged, and passed over: the events behind it are not held up. A table that isn't there is an
+// operator's mistake, and is waited for.
+func TestWhatTheDatabaseRefusesHoldsNothingUp(t *testing.T) {
+	m, db := gatewaytest.SharedMariaDB(t)
+	w := newWorld(t, gatewaytest.Shared(t, gatewaytest.Embedded))
+	a := w.gateway("a", into(m, db, StatementConfig{SQL: "INSERT INTO narrow (user, seat) VALUES (:user, :meta.seat)"}))
+	w.happen("alice", "meta", `{"seat":1}`)
+	w.eventually(func() error {
+		if a.hooks.Stats()[0].Failing < 2 {
+			return fmt.Errorf("no failure is seen")
+		}
+		return nil
+	})
+	must(t, m.Exec("CREATE TABLE "+db+".narrow (user VARCHAR(5) PRIMARY KEY, seat INT NOT NULL)"))
+	w.happen("a name that is too long", "meta", `{"seat":2}`)
+	w.happen("bob", "meta", `{"seat":"front"}`)
+	w.happen("carol") // no seat
+	w.happen("alice", "meta", `{"seat":9}`)
+	w.happen("dave", "meta", `{"seat":3}`)
+	w.wantRows(m, "SELECT user, seat FROM "+db+".narrow ORDER BY user", "alice 1", "dave 3")
+	if s := w.wantSettled(a); s.Refused != 3 || s.Delivered != 3 {
+		t.Errorf("counted %+v", s)
+	}
+}
+
+// Two statements for one event are one transaction: both or none, also when a lock is waited for in vain and when there is a deadlock.
+func TestTheStatementsOfAnEventAreOne(t *testing.T) {
+	m, db := gatewaytest.SharedMariaDB(t)
+	must(t, m.Exec("CREATE TABLE "+db+".a (user VARCHAR(64) PRIMARY KEY, n INT)"))
+	must(t, m.Exec("CREATE TABLE "+db+".b (user VARCHAR(64) PRIMARY KEY, n INT)"))
+	must(t, m.Exec("INSERT INTO "+db+".a VALUES ('user0', 0)"))
+	must(t, m.Exec("INSERT INTO "+db+".b VALUES ('user0', 0)"))
+	w := newWorld(t, gatewaytest.Shared(t, gatewaytest.Embedded))
+	s := into(m, db, StatementConfig{SQL: "UPDATE a SET n = n + 1 WHERE user = :user"}, StatementConfig{SQL: "UPDATE b SET n = n + 1 WHERE user = :user"})
+	s.Timeout = 10 * time.Second
+	g := w.gateway("a", s)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	// The second statement waits for a lock longer than the server lets it (1205), and then meets a deadlock (1213).
+	tx, err := m.DB().BeginTx(ctx, nil)
+	must(t, err)
+	_, err = tx.ExecContext(ctx, "UPDATE "+db+".b SET n = n WHERE user = 'user0'")
+	must(t, err)
+	w.happenEach(1, 0, 10)
+	w.eventually(func() error {
+		if g.hooks.Stats()[0].Failures == 0 {
+			return fmt.Errorf("no failure is seen")
+		}
+		return nil
+	})
+	w.wantRows(m, "SELECT n FROM "+db+".a", "0")
+	must(t, tx.Rollback())
+	w.wantRows(m, "SELECT a.n, b.n FROM "+db+".a, "+db+".b", "10 10")
+
+	// Each waits for what the other has. The server ends the one that changed less: the gateway.
+	must(t, m.Exec("CREATE TABLE "+db+".weight (n INT)"))
+	for i := range 50 {
+		before := g.hooks.Stats()[0].Failures
+		tx, err := m.DB().BeginTx(ctx, nil)
+		must(t, err)
+		_, err = tx.ExecContext(ctx, "INSERT INTO "+db+".weight SELECT seq FROM "+db+".seq_1_to_100")
+		must(t, err)
+		_, err = tx.ExecContext(ctx, "UPDATE "+db+".b SET n = n WHERE user = 'user0'")
+		must(t, err)
+		w.happenEach(1, 10+i, 11+i)
+		w.wantRows(m, "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'", "1")
+		_, ours := tx.ExecContext(ctx, "UPDATE "+db+".a SET n = n WHERE user = 'user0'")
+		_ = tx.Rollback()
+		total := strconv.Itoa(11 + i)
+		w.wantRows(m, "SELECT a.n, b.n FROM "+db+".a, "+db+".b", total+" "+total)
+		if ours == nil && g.hooks.Stats()[0].Failures > before {
+			return
+		}
+	}
+	t.Error("the gateway was never in a deadlock")
+}

@@ -1,0 +1,165 @@
+//go:build !secondpass
+
+package hook
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"chatgate/internal/gatewaytest"
+)
+
+func someEvents(from, to int) []*Event {
+	var all []*Event
+	for i := from; i < to; i++ {
+		all = append(all, &Event{ID: "all-" + strconv.Itoa(i) + "-0", N: uint64(i), Type: "connect", User: "alice", Ms: int64(i)})
+	}
+	return all
+}
+
+// wantLines wants the numbers of events, one line of JSON for each.
+func wantLines(t *testing.T, path string, from, to int) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
+	if len(lines) != to-from {
+		t.Fatalf("%s has %d lines, want %d", path, len(lines), to-from)
+	}
+	for i, line := range lines {
+		var e Event
+		if err := json.Unmarshal([]byte(line), &e); err != nil || e.N != uint64(from+i) {
+			t.Errorf("line %d: %s (%v)", i, line, err)
+		}
+	}
+}
+
+// Whoever rotates the file renames it, or takes it away. The next batch is in a new one, and nothing is lost or torn.
+func TestARotatedFileIsOpenedAgain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "events.jsonl")
+	f := newFile(path)
+	defer f.close()
+	put := func(from, to int) {
+		t.Helper()
+		if taken, _, err := f.deliver(context.Background(), someEvents(from, to)); err != nil || taken != to-from {
+			t.Fatalf("%d taken, %v", taken, err)
+		}
+	}
+	put(0, 10)
+	put(10, 20)
+	wantLines(t, path, 0, 20)
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	put(20, 25)
+	wantLines(t, path+".1", 0, 20)
+	wantLines(t, path, 20, 25)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	put(25, 30)
+	wantLines(t, path, 25, 30)
+	f.torn = true // as a full disk leaves it
+	put(30, 31)
+	text, _ := os.ReadFile(path)
+	if !strings.Contains(string(text), "\n\n") {
+		t.Error("half a line was continued")
+	}
+	if err := os.Chmod(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	g := newFile(filepath.Join(path, "below", "a", "file"))
+	if _, _, err := g.deliver(context.Background(), someEvents(0, 1)); err == nil {
+		t.Error("written to nowhere")
+	}
+}
+
+// Events are mirrored into a stream, of the gateways' Redis or of another one, and in their order.
+func TestEventsAreMirroredIntoAStream(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		w := newWorld(t, r)
+		there := gatewaytest.StartEmbedded(t)
+		here, other := sinkNamed("here", Filter{}), sinkNamed("other", Filter{})
+		here.Redis = &RedisConfig{Stream: "mirror"}
+		other.Redis = &RedisConfig{Stream: "mirror", URL: there.URL, Kept: 1000}
+		w.gateway("a", here, other)
+		w.happenEach(2, 0, 40)
+		for name, in := range map[string]*gatewaytest.Redis{"here": r, "there": there} {
+			w.eventually(func() error {
+				entries, err := in.Client().XRange(context.Background(), "mirror", "-", "+").Result()
+				if err != nil || len(entries) != 80 {
+					return fmt.Errorf("%s: %d entries, %v", name, len(entries), err)
+				}
+				next := make(map[string]int)
+				for _, x := range entries {
+					var e Event
+					if err := json.Unmarshal([]byte(x.Values["event"].(string)), &e); err != nil {
+						t.Fatal(err)
+					}
+					if e.ID != x.Values["id"] || e.Type != x.Values["type"] || e.User != x.Values["user"] || string(e.Meta) != strconv.Itoa(next[e.User]) {
+						t.Fatalf("%v after %d", x.Values, next[e.User])
+					}
+					next[e.User]++
+				}
+				return nil
+			})
+		}
+	})
+}
+
+// What the configuration of a sink may get wrong is said, with the key's name.
+func TestSinksThatAreRefused(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*SinkConfig)
+		word   string
+	}{
+		"no name":            {func(s *SinkConfig) { s.Name = "" }, "name"},
+		"a name with spaces": {func(s *SinkConfig) { s.Name = "a b" }, "name"},
+		"nothing":            {func(s *SinkConfig) { s.Webhook = nil }, "exactly one"},
+		"two":                {func(s *SinkConfig) { s.File = &FileConfig{Path: "-"} }, "exactly one"},
+		"no path":            {func(s *SinkConfig) { s.Webhook, s.File = nil, &FileConfig{} }, "file.path"},
+		"no stream":          {func(s *SinkConfig) { s.Webhook, s.Redis = nil, &RedisConfig{} }, "redis.stream"},
+		"an unknown type":    {func(s *SinkConfig) { s.Types = []string{"disconect"} }, "disconect"},
+		"an unknown kind":    {func(s *SinkConfig) { s.Kinds = []string{"dropped"} }, "dropped"},
+		"another scheme":     {func(s *SinkConfig) { s.Webhook.URL = "ftp://example.com/" }, "webhook.url"},
+		"a password":         {func(s *SinkConfig) { s.Webhook.URL = "https://a:b@example.com/" }, "webhook.url"},
+		"a short secret":     {func(s *SinkConfig) { s.Webhook.Secret = "hush" }, "webhook.secret"},
+		"no base64":          {func(s *SinkConfig) { s.Webhook.Secret = "whsec_!!!!" }, "webhook.secret"},
+		"allowed nonsense":   {func(s *SinkConfig) { s.Webhook.Allow = []string{"everything"} }, "webhook.allow"},
+		"no dsn":             {func(s *SinkConfig) { s.Webhook, s.MySQL = nil, &MySQLConfig{DSN: "x", Statement: "DO 1"} }, "mysql.dsn"},
+		"no statement":       {func(s *SinkConfig) { s.Webhook, s.MySQL = nil, &MySQLConfig{DSN: "a@tcp(b:1)/c"} }, "statement"},
+		"spliced": {func(s *SinkConfig) {
+			s.Webhook, s.MySQL = nil, &MySQLConfig{DSN: "a@tcp(b:1)/c?interpolateParams=true", Statement: "DO 1"}
+		}, "interpolateParams"},
+		"a big batch": {func(s *SinkConfig) { s.Batch = 10_000 }, "batch"},
+		"no pause":    {func(s *SinkConfig) { s.RetryAfter = 0 }, "retry-after"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := sinkNamed("web", Filter{})
+			s.Webhook = &WebhookConfig{URL: "https://example.com/hook", Secret: secret}
+			if err := s.Validate(); err != nil {
+				t.Fatal(err)
+			}
+			tc.change(&s)
+			if err := s.Validate(); err == nil || !strings.Contains(err.Error(), tc.word) {
+				t.Errorf("%v, want something about %s", err, tc.word)
+			}
+		})
+	}
+}
+
+func quotedJSON(s string) string {
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic(err)
+	}
+	return string(b)
+}
