@@ -1,0 +1,324 @@
+//go:build !race
+
+package gatewaytest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// sinksFile writes a configuration file with these sinks, one YAML mapping each.
+func sinksFile(t testing.TB, sinks ...string) (flag string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "gateway.yaml")
+	text := "events:\n  sinks:\n"
+	for _, s := range sinks {
+		text += "    - " + s + "\n"
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return "--config=" + path
+}
+
+// webhookSink is a sink that a test's receiver gets everything by, soon after it fails.
+func webhookSink(r *Receiver) string {
+	return fmt.Sprintf("{name: web, timeout: 1s, retry-after: 100ms, retry-most: 500ms, webhook: "+
+		"{url: %q, secret: 'a secret of enough characters', allow: [127.0.0.0/8]}}", r.URL)
+}
+
+// written are the events in Redis, by id.
+func written(t testing.TB, r *Redis) map[string]Received {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*Deadline)
+	defer cancel()
+	all := make(map[string]Received)
+	var mu sync.Mutex
+	read := func(ctx context.Context, c redis.Cmdable) error {
+		keys := c.Scan(ctx, 0, "cg:*:ev", 1000).Iterator()
+		for keys.Next(ctx) {
+			entries, err := c.XRange(ctx, keys.Val(), "-", "+").Result()
+			if err != nil {
+				return err
+			}
+			group := strings.TrimSuffix(strings.TrimPrefix(keys.Val(), "cg:{"), "}:ev")
+			mu.Lock()
+			for _, x := range entries {
+				e := Received{ID: group + "-" + x.ID}
+				for name, into := range map[string]*string{"type": &e.Type, "user": &e.User, "conn": &e.Conn, "cause": &e.Cause, "kind": &e.Kind, "gateway": &e.Gateway} {
+					*into, _ = x.Values[name].(string)
+				}
+				all[e.ID] = e
+			}
+			mu.Unlock()
+		}
+		return keys.Err()
+	}
+	var err error
+	if cluster, ok := r.Client().(*redis.ClusterClient); ok {
+		err = cluster.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return read(ctx, c) })
+	} else {
+		err = read(ctx, r.Client())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// wantAllReceived waits until a receiver has every event that is in Redis, each user's in their order, and nothing else. It
+// returns how many came more than once.
+func wantAllReceived(t testing.TB, r *Redis, to *Receiver, within time.Duration) (events []Received, again int) {
+	t.Helper()
+	err := Poll(within, func() (err error) {
+		want := written(t, r)
+		if events, again, err = to.Once(); err != nil {
+			return stop{err}
+		}
+		for _, e := range events {
+			if there, ok := want[e.ID]; !ok || there.Type != e.Type || there.User != e.User || there.Conn != e.Conn {
+				return stop{fmt.Errorf("%+v came, Redis has %+v", e, there)}
+			}
+		}
+		if len(events) != len(want) {
+			return fmt.Errorf("%d of %d events came", len(events), len(want))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return events, again
+}
+
+// wantOneEnd waits until everything has ended: for each connection one connect and after it one disconnect, and each user's
+// online and offline in turn.
+func wantOneEnd(t testing.TB, r *Redis, to *Receiver) (all, again int) {
+	t.Helper()
+	err := Poll(time.Minute, func() error {
+		var events []Received
+		events, again = wantAllReceived(t, r, to, time.Minute)
+		all = len(events)
+		conns, states := make(map[string]string), make(map[string]string)
+		for _, e := range events {
+			switch {
+			case e.Conn != "":
+				conns[e.Conn] += e.Type + " "
+			case states[e.User] == e.Type || states[e.User] == "" && e.Type == "offline":
+				return stop{fmt.Errorf("%s is %s twice", e.User, e.Type)}
+			default:
+				states[e.User] = e.Type
+			}
+		}
+		wrong := 0
+		var err error
+		for conn, story := range conns {
+			if story != "connect disconnect " {
+				wrong++
+				err = fmt.Errorf("connection %s has %s", conn, story)
+			}
+		}
+		if err != nil {
+			err = fmt.Errorf("%d of %d connections have not one connect and one disconnect: %w", wrong, len(conns), err)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all, again
+}
+
+// carries reports whether a gateway carries events to a sink.
+func carries(g *Gateway) bool {
+	_, body, err := g.Get("/stats")
+	var s struct {
+		Sinks []struct{ Groups int }
+	}
+	return err == nil && json.Unmarshal(body, &s) == nil && slices.ContainsFunc(s.Sinks, func(s struct{ Groups int }) bool { return s.Groups > 0 })
+}
+
+// A sink hangs, then answers 500, under people who talk and come and go. Nobody's message waits for it, and it gets everything in the end.
+func TestFaultSinkDown(t *testing.T) {
+	t.Parallel()
+	to := StartReceiver(t)
+	f := try(t, StartRedis(t), 2, append(slices.Clone(swift), sinksFile(t, webhookSink(to)))...)
+	f.people(6, 30)
+	come := func(d time.Duration) {
+		for end := time.Now().Add(d); time.Now().Before(end); lasts(200 * time.Millisecond) {
+			Connect(t, f.gateways[0].WS(), "passer-by").Cut()
+		}
+	}
+	outage := scaled(3*time.Second, time.Minute)
+	for name, fault := range map[string]func(on bool){
+		"hangs": to.Hang,
+		"500":   func(on bool) { to.Answer(map[bool]int{true: 500}[on]) },
+	} {
+		fault(true)
+		come(outage)
+		missing := len(written(t, f.r)) - len(to.Events())
+		fault(false)
+		began := time.Now()
+		_, again := wantAllReceived(t, f.r, to, time.Minute)
+		f.note("%s %v: %d events waited, delivered %v after, %d twice", name, outage, missing, time.Since(began).Round(10*time.Millisecond), again)
+		if missing < 20 {
+			t.Errorf("only %d events waited", missing)
+		}
+	}
+	v := f.done()
+	if v.FromAck.P100 > time.Second {
+		t.Errorf("a message was shown %v after its ack", v.FromAck.P100)
+	}
+	f.ledger.Close()
+	wantOneEnd(t, f.r, to)
+}
+
+// The gateway that carries the events is killed, again and again, while people come and go. Nothing is lost, each user's events
+// stay in order, and what comes twice has the same id.
+func TestFaultKilledCarrier(t *testing.T) {
+	for _, kind := range []Kind{Standalone, Cluster} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			to := StartReceiver(t)
+			f := try(t, StartKind(t, kind), 3, append(slices.Clone(swift), sinksFile(t, webhookSink(to)))...)
+			f.people(4, 10)
+			kills := scaled(3, 50)
+			for range kills {
+				var carrier *Gateway
+				wantWithin(t, 4*Deadline, func() bool {
+					i := slices.IndexFunc(f.gateways, carries)
+					if i >= 0 {
+						carrier = f.gateways[i]
+					}
+					return i >= 0
+				})
+				other := f.gateways[(slices.Index(f.gateways, carrier)+1)%3]
+				for i := range 10 {
+					c := Connect(t, other.WS(), "passer-by"+itoa(i))
+					if i == 5 {
+						carrier.Kill()
+					}
+					c.Cut()
+				}
+				f.must(carrier.Restart())
+				f.shown(20)
+			}
+			f.done()
+			f.ledger.Close()
+			all, again := wantOneEnd(t, f.r, to)
+			t.Logf("%d kills, %d events, %d of them twice with one id", kills, all, again)
+		})
+	}
+}
+
+// A gateway with many connections is killed -9, sometimes in the middle of an ordinary mass disconnect. Each connection has one
+// disconnect event, and nobody else has any.
+func TestFaultEventsOfAKilledGateway(t *testing.T) {
+	for _, kind := range []Kind{Standalone, Cluster} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			to := StartReceiver(t)
+			r := StartKind(t, kind)
+			flags := append(slices.Clone(swift), sinksFile(t, webhookSink(to)))
+			stays := StartGateway(t, r, Options{Name: "stays", Flags: flags})
+			var waiting []*Client
+			for i := range 20 {
+				waiting = append(waiting, Connect(t, stays.WS(), "stays"+itoa(i)))
+			}
+			kills, seats := scaled(3, 50), scaled(100, 1000)
+			lost, slowest := 0, time.Duration(0)
+			for k := range kills {
+				g := StartGateway(t, r, Options{Name: "doomed" + itoa(k), Flags: flags})
+				clients := make([]*Client, seats)
+				var coming sync.WaitGroup
+				for part := range 10 {
+					coming.Go(func() {
+						for i := part; i < seats; i += 10 {
+							clients[i] = Connect(t, g.WS(), fmt.Sprintf("user%d.%d", k, i))
+						}
+					})
+				}
+				coming.Wait()
+				ordinary := 0
+				if k%2 == 1 {
+					ordinary = seats / 2
+				}
+				half := make(chan struct{})
+				var going sync.WaitGroup
+				for i := range 4 {
+					going.Go(func() {
+						mine := clients[i*ordinary/4 : (i+1)*ordinary/4]
+						for n, c := range mine {
+							c.Cut()
+							if i == 0 && n == len(mine)/2 {
+								close(half)
+							}
+						}
+					})
+				}
+				if ordinary > 0 {
+					<-half
+				}
+				g.Kill()
+				killed := time.Now()
+				going.Wait()
+				var ends []Received
+				err := Poll(time.Minute, func() error {
+					ends = nil
+					events, _, err := to.Once()
+					for _, e := range events {
+						if e.Type == "disconnect" && strings.HasPrefix(e.User, fmt.Sprintf("user%d.", k)) {
+							ends = append(ends, e)
+						}
+					}
+					if len(ends) < seats && err == nil {
+						err = fmt.Errorf("%d of %d disconnects came", len(ends), seats)
+					}
+					return err
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, e := range ends {
+					slowest = max(slowest, e.At.Sub(killed))
+					if e.Cause == "gateway_lost" {
+						lost++
+					}
+					if e.Kind != "drop" {
+						t.Errorf("%s ended with %s, a %s", e.User, e.Cause, e.Kind)
+					}
+				}
+			}
+			for _, c := range waiting {
+				if err := c.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+			wantWithin(t, time.Minute, func() bool {
+				events, _, _ := to.Once()
+				n := 0
+				for _, e := range events {
+					if strings.HasPrefix(e.User, "stays") && e.Type == "disconnect" {
+						if e.Kind != "goodbye" || e.Code != 1000 {
+							t.Errorf("%s ended with %s, a %s", e.User, e.Cause, e.Kind)
+						}
+						n++
+					}
+				}
+				return n == len(waiting)
+			})
+			_, again := wantOneEnd(t, r, to)
+			t.Logf("%d kills of %d connections, %d of them reaped: the last disconnect came %v after the kill; %d events twice", kills, seats, lost, slowest.Round(10*time.Millisecond), again)
+		})
+	}
+}
