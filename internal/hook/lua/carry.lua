@@ -51,12 +51,12 @@ local function create()
     acked = read
   end
 end
--- ask(...): a command on the group, which is made anew where it is missing.
-local function ask(...)
-  local r = redis.pcall(...)
+-- ask(command): a command on the group, which is made anew where it is missing.
+local function ask(command)
+  local r = command()
   if type(r) == 'table' and r.err and string.find(r.err, 'NOGROUP', 1, true) then
     create()
-    r = redis.pcall(...)
+    r = command()
   end
   return r
 end
@@ -74,7 +74,7 @@ elseif not holder then
 end
 
 if #ARGV > 6 then
-  ask('XACK', KEYS[1], sink, unpack(ARGV, 7))
+  ask(function() return redis.pcall('XACK', KEYS[1], sink, unpack(ARGV, 7)) end)
   acked = math.max(acked, tonumber(ARGV[6]))
 end
 if count <= 0 then
@@ -87,7 +87,7 @@ end
 if state == 'taken' or ARGV[5] ~= int(read) then
   local cursor = '0-0'
   repeat
-    local r = ask('XAUTOCLAIM', KEYS[1], sink, gw, 0, cursor, 'COUNT', 1000)
+    local r = ask(function() return redis.pcall('XAUTOCLAIM', KEYS[1], sink, gw, 0, cursor, 'COUNT', 1000) end)
     if r.err then return redis.error_reply(r.err) end
     cursor = r[1]
     for i = 1, #r[2] do
@@ -100,7 +100,7 @@ if state == 'taken' or ARGV[5] ~= int(read) then
 end
 if #events == 0 then
   acked = math.max(acked, read)
-  local r = ask('XREADGROUP', 'GROUP', sink, gw, 'COUNT', count, 'STREAMS', KEYS[1], '>')
+  local r = ask(function() return redis.pcall('XREADGROUP', 'GROUP', sink, gw, 'COUNT', count, 'STREAMS', KEYS[1], '>') end)
   if r and r.err then return redis.error_reply(r.err) end
   if r and r[1] then
     events = r[1][2]
