@@ -92,6 +92,7 @@ func TestTheCheckSeesEachBrokenRule(t *testing.T) {
 		"redis elsewhere":     {ImportPath: "chatgate/internal/handler", Imports: []string{"github.com/redis/go-redis/v9"}},
 		"limits elsewhere":    {ImportPath: "chatgate/internal/router", Imports: []string{"golang.org/x/time/rate"}},
 		"tokens elsewhere":    {ImportPath: "chatgate/internal/handler", Imports: []string{"github.com/go-jose/go-jose/v4/jwt"}},
+		"database elsewhere":  {ImportPath: "chatgate/internal/router", Imports: []string{"github.com/go-sql-driver/mysql"}},
 		"harness in product":  {ImportPath: "chatgate/internal/router", Imports: []string{"chatgate/internal/gatewaytest"}},
 		"harness with inside": {ImportPath: "chatgate/internal/gatewaytest", Imports: []string{"chatgate/internal/protocol"}},
 		"a test goes upward":  {ImportPath: "chatgate/internal/presence", TestImports: []string{"chatgate/internal/router"}},

@@ -238,6 +238,11 @@ func TestFaultEventsOfAKilledGateway(t *testing.T) {
 			kills, seats := scaled(3, 50), scaled(100, 1000)
 			lost, slowest := 0, time.Duration(0)
 			for k := range kills {
+				for _, c := range waiting {
+					if _, err := c.Heartbeat(Deadline); err != nil {
+						t.Fatal(err)
+					}
+				}
 				g := StartGateway(t, r, Options{Name: "doomed" + itoa(k), Flags: flags})
 				clients := make([]*Client, seats)
 				var coming sync.WaitGroup
