@@ -247,6 +247,12 @@ func TestRedisAwayIsWaitedOut(t *testing.T) {
 	w.wantEach(to, 3, 10)
 	to.Answer(500)
 	w.happenEach(3, 10, 20)
+	w.eventually(func() error {
+		if a.hooks.Stats()[0].Failing+b.hooks.Stats()[0].Failing == 0 {
+			return fmt.Errorf("nothing is on its way")
+		}
+		return nil
+	})
 	if err := w.redis.Pause(); err != nil {
 		t.Fatal(err)
 	}
