@@ -81,10 +81,10 @@ func written(t testing.TB, r *Redis) map[string]Received {
 func wantAllReceived(t testing.TB, r *Redis, to *Receiver, within time.Duration) (events []Received, again int) {
 	t.Helper()
 	err := Poll(within, func() (err error) {
-		want := written(t, r)
 		if events, again, err = to.Once(); err != nil {
 			return stop{err}
 		}
+		want := written(t, r) // after it: what came was written before
 		for _, e := range events {
 			if there, ok := want[e.ID]; !ok || there.Type != e.Type || there.User != e.User || there.Conn != e.Conn {
 				return stop{fmt.Errorf("%+v came, Redis has %+v", e, there)}
