@@ -3,6 +3,8 @@ package connection
 import (
 	"encoding/binary"
 	"errors"
+	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -252,6 +254,24 @@ func TestEndings(t *testing.T) {
 	for k := range numKinds {
 		if !seen[k] {
 			t.Errorf("%v has no ending here", k)
+		}
+	}
+}
+
+// docs/events.md lists each cause under its kind.
+func TestTheDocumentListsEachCauseUnderItsKind(t *testing.T) {
+	text, err := os.ReadFile("../../docs/events.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k := KindUnknown + 1; k < numKinds; k++ {
+		if k == KindRegisterTimeout || k == KindUnauthorized {
+			continue // no connection that was registered ends so
+		}
+		ending := Cause{Kind: k}.Ending()
+		row := regexp.MustCompile("(?m)^\\| `" + string(ending) + "` \\|.*$").FindString(string(text))
+		if !strings.Contains(row, "`"+k.String()+"`") {
+			t.Errorf("%s is not listed as a %s", k, ending)
 		}
 	}
 }

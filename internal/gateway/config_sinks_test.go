@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -114,5 +115,32 @@ func TestWrongSinks(t *testing.T) {
 	}
 	if _, err := parseSinks(t, "events:\n  sinks:\n"); err != nil {
 		t.Errorf("a list that is commented out: %v", err)
+	}
+}
+
+// The sinks shown in docs/events.md are sinks.
+func TestTheSinksOfTheDocumentAreValid(t *testing.T) {
+	text, err := os.ReadFile("../../docs/events.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, secret := range map[string]string{"chat-events": secretOfTest, "seats-dsn": "user:pass@tcp(db:3306)/exam"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(secret), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	blocks := regexp.MustCompile("(?ms)^```yaml\n(.*?)^```").FindAllStringSubmatch(string(text), -1)
+	if len(blocks) != 2 {
+		t.Fatalf("%d examples", len(blocks))
+	}
+	for _, m := range blocks {
+		file := strings.ReplaceAll(m[1], "/run/secrets", dir)
+		if strings.HasPrefix(file, "- ") {
+			file = "events:\n  sinks:\n    " + strings.ReplaceAll(file, "\n", "\n    ")
+		}
+		if _, err := parseSinks(t, file); err != nil {
+			t.Errorf("%v in\n%s", err, file)
+		}
 	}
 }
