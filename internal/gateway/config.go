@@ -379,6 +379,11 @@ func (c Config) Warnings() []string {
 	if c.Redis.Force {
 		list = append(list, "redis.force is set: a Redis that evicts keys loses messages silently")
 	}
+	for _, sink := range c.Events.Sinks {
+		if sink.PlainText() {
+			list = append(list, sinksName+": "+sink.Name+": events go beyond this machine by plain http, which others may read")
+		}
+	}
 	return list
 }
 

@@ -13,5 +13,5 @@
 // message's way to its receiver waits for any of them: they have a Redis client of
 // their own, and hold one batch for each group and sink at most.
 //
-// Locks: gate.mu, file.mu; leaves.
+// Locks: gate.mu, file.mu, database.mu; leaves.
 package hook

@@ -163,3 +163,14 @@ func quotedJSON(s string) string {
 	}
 	return string(b)
 }
+
+func TestPlainHTTPBeyondThisMachineIsSaid(t *testing.T) {
+	for u, want := range map[string]bool{
+		"https://example.com/": false, "http://example.com/": true, "http://10.0.0.1/": true, "http://127.0.0.1:1/": false, "http://[::1]/": false,
+		"http://localhost/": false,
+	} {
+		if s := (SinkConfig{Webhook: &WebhookConfig{URL: u}}); s.PlainText() != want {
+			t.Errorf("%s: %v", u, !want)
+		}
+	}
+}

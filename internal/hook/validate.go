@@ -3,6 +3,7 @@ package hook
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -115,4 +116,17 @@ func (c *MySQLConfig) validate(timeout time.Duration) error {
 		}
 	}
 	return err
+}
+
+// PlainText reports whether events leave this machine unencrypted, by http.
+func (s *SinkConfig) PlainText() bool {
+	if s.Webhook == nil {
+		return false
+	}
+	u, err := url.Parse(s.Webhook.URL)
+	if err != nil || u.Scheme != "http" {
+		return false
+	}
+	addr, err := netip.ParseAddr(u.Hostname())
+	return u.Hostname() != "localhost" && (err != nil || !addr.IsLoopback())
 }
