@@ -34,6 +34,8 @@ type world struct {
 	redis  *gatewaytest.Redis
 	layout keyspace.Layout
 	kept   int64
+
+	user, password string // of the gateways; empty: Redis' default user
 }
 
 func newWorld(t *testing.T, r *gatewaytest.Redis) *world {
@@ -124,7 +126,7 @@ func (n *node) kill() { _ = n.client.Close() }
 // client is one that repeats nothing by itself, as the gateway's.
 func (w *world) client() redis.UniversalClient {
 	o := &redis.UniversalOptions{
-		Addrs: []string{}, DialTimeout: time.Second, ReadTimeout: time.Second, WriteTimeout: time.Second, ContextTimeoutEnabled: true,
+		Username: w.user, Password: w.password, DialTimeout: time.Second, ReadTimeout: time.Second, WriteTimeout: time.Second, ContextTimeoutEnabled: true,
 		MaxRetries: -1, MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
 	switch w.redis.Kind {
