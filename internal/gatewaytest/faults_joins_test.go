@@ -94,6 +94,7 @@ func TestFaultManyJoins(t *testing.T) {
 					joined++
 				case bytes.Contains(frame, []byte(`"code":"limited"`)) && bytes.Contains(frame, []byte(`"limit":"`+c.limit+`"`)):
 					limited++
+				case bytes.HasPrefix(frame, membersHead): // it is told of itself
 				case bytes.HasPrefix(frame, []byte(`{"type":"closing"`)):
 					closed = string(frame)
 				default:

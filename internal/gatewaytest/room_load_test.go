@@ -106,11 +106,17 @@ func (l *roomLoad) close() {
 	l.readers.Wait()
 }
 
+// roomBuffer holds the names that one push of a room's members may have.
+const roomBuffer = 8 << 10
+
+// membersHead begins what everybody in a room is told of who comes and goes.
+var membersHead = []byte(`{"type":"members","room":"`)
+
 var joinedHead = []byte(`{"type":"joined","room":"` + hall + `",`)
 
 // enter connects and is in the room, behind the position (JSON), which may be empty.
 func (m *roomMember) enter(position string) error {
-	w, err := dialWire(m.load.args.Addrs[m.at], smallBuffer)
+	w, err := dialWire(m.load.args.Addrs[m.at], roomBuffer)
 	if err != nil {
 		return err
 	}
@@ -187,6 +193,9 @@ func (m *roomMember) take(frame []byte) error {
 	l := m.load
 	if _, ok := number(frame, ackHead); ok {
 		l.answered.Add(1)
+		return nil
+	}
+	if bytes.HasPrefix(frame, membersHead) {
 		return nil
 	}
 	n, ok := number(frame, messageHead)
