@@ -133,7 +133,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	pc.Each = handler.Each(g.manager)
 	pc.OnVerdict = func(v presence.Verdict) { handler.Judged(g.manager, v, cfg.Cluster.ReapAfter) }
 	pc.Snapshot = g.snapshot
-	pc.OnPulse = func(group int, number uint64, line string) { g.router.Pulsed(group, number, line) }
+	pc.OnPulse = func(group int, number uint64, line string, heard int) { g.router.Pulsed(group, number, line, heard) }
 	pc.OnSilence = func(group int) { g.router.Silent(group) }
 	pc.OnLog = func(a protocol.Address, at protocol.Position) { g.router.Stands(a, at) }
 	g.registry = presence.New(b.client, pc)

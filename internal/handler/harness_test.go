@@ -97,7 +97,7 @@ func newGateway(t *testing.T, r *gatewaytest.Redis, tune ...func(*settings)) *ga
 	lane.AddHook(g.lane)
 	general.AddHook(g.general)
 	g.manager = connection.NewManager(&g.conns)
-	s.registry.OnPulse = func(group int, number uint64, line string) { g.router.Pulsed(group, number, line) }
+	s.registry.OnPulse = func(group int, number uint64, line string, heard int) { g.router.Pulsed(group, number, line, heard) }
 	s.registry.OnSilence = func(group int) { g.router.Silent(group) }
 	s.registry.OnLog = func(a protocol.Address, at protocol.Position) { g.router.Stands(a, at) }
 	hc := history.DefaultConfig()

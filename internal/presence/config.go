@@ -65,8 +65,9 @@ type Config struct {
 	// not block.
 	OnVerdict func(Verdict)
 	// OnPulse is told what Redis answered to each pulse: the group's index, the
-	// number of this gateway's channel and the history line. May be nil.
-	OnPulse func(group int, number uint64, line string)
+	// number of this gateway's channel, the history line, and how many subscribers
+	// heard the pulse (-1: it may not publish). May be nil.
+	OnPulse func(group int, number uint64, line string, heard int)
 	// OnSilence is told of each pulse of a group that Redis did not answer. May be nil.
 	OnSilence func(group int)
 	// OnLog is told where the log of an address stands: a user's with each refresh,

@@ -266,7 +266,7 @@ func (r *Registry) pulseOnce(ctx context.Context, g *group, snapshot string) (pu
 		return pulsed{}, err
 	}
 	f, ok := v.([]any)
-	if !ok || len(f) != 9 {
+	if !ok || len(f) != 10 {
 		return pulsed{}, fmt.Errorf("%w: unexpected pulse answer %T", ErrUnavailable, v)
 	}
 	leases := ids[string](f[5])
@@ -277,7 +277,7 @@ func (r *Registry) pulseOnce(ctx context.Context, g *group, snapshot string) (pu
 	w.follow(g.view.Load())
 	g.view.Store(w)
 	if r.cfg.OnPulse != nil {
-		r.cfg.OnPulse(g.index, uint64(number(f[3])), w.line)
+		r.cfg.OnPulse(g.index, uint64(number(f[3])), w.line, int(number(f[9])))
 	}
 	return pulsed{
 		own: number(f[4]), memberships: number(f[8]),

@@ -312,3 +312,38 @@ func TestUnreadableEnvelopesAreCountedAndBreakNothing(t *testing.T) {
 		}
 	})
 }
+
+// A gateway that is subscribed where nothing is published hears all the same, from a replica, but is counted by nobody. Two pulses in a row
+// that nobody heard end such a subscription; one doesn't, nor a Redis that may not say.
+func TestASubscriptionNobodyPublishesToIsMadeAnew(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		net := newCluster(t, r)
+		a := net.gateway("a", func(s *settings) { s.registry.Pulse, s.router.Starved = time.Hour, time.Hour })
+		d := a.router.deliverers[0]
+		line, err := r.Client().HGet(context.Background(), keyspace.Line(d.group), "id").Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := a.router.Stats().Subscriptions
+		for _, heard := range []int{0, 1, 0, -1, 0, 1} {
+			a.router.Pulsed(0, 0, line, heard)
+		}
+		if a.settle(); a.router.Stats().Subscriptions != began || d.listening.Load() == nil {
+			t.Fatalf("%d subscriptions after %d", a.router.Stats().Subscriptions, began)
+		}
+		before := d.listening.Load()
+		a.router.Pulsed(0, 0, line, 0)
+		a.router.Pulsed(0, 0, line, 0)
+		if err := gatewaytest.Poll(patience, func() error {
+			if d.listening.Load() == before || !d.subscribed.Load() {
+				return fmt.Errorf("it is the same subscription")
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		c := a.connect("bob")
+		a.send("alice", "bob", "m1", `"hi"`).wantRouted(1, 1)
+		c.wantMessages(a, "m1@1")
+	})
+}

@@ -3,6 +3,8 @@ package router
 import (
 	"context"
 	"sync/atomic"
+
+	"github.com/redis/go-redis/v9"
 	"time"
 
 	"chatgate/internal/connection"
@@ -24,6 +26,7 @@ type deliverer struct {
 	// Any goroutine.
 	pulsed     atomic.Int64 // when the last pulse came, ns of Router.clock; 0: none
 	subscribed atomic.Bool  // Redis has confirmed the subscription, and it is not lost
+	listening  atomic.Pointer[redis.PubSub]
 
 	// Owned by run.
 	feeds  map[protocol.Address]*feed
@@ -37,6 +40,7 @@ type deliverer struct {
 	// while it has to come yet, line the history line.
 	pulseNumber, expected uint64
 	line                  string
+	unheard               int // pulses in a row that nobody heard
 	// checking is true while all feeds are compared with their logs, checkAgain
 	// that it has to be done once more.
 	checking, checkAgain bool

@@ -209,12 +209,12 @@ func (r *Router) Detach(s *Stay, frame []byte) {
 }
 
 // Pulsed tells what Redis answered to a pulse of a group: the channel's number,
-// and its history line.
-func (r *Router) Pulsed(group int, number uint64, line string) {
+// its history line, and how many subscribers heard the pulse; -1: it doesn't say.
+func (r *Router) Pulsed(group int, number uint64, line string, heard int) {
 	r.lanes.all[group].hear(line)
 	d := r.deliverers[group]
 	select {
-	case d.commands <- command{kind: commandPulse, number: number, line: line}:
+	case d.commands <- command{kind: commandPulse, number: number, line: line, heard: heard}:
 	case <-d.stopped:
 	}
 }
@@ -299,6 +299,7 @@ type command struct {
 
 	number uint64 // of commandPulse
 	line   string
+	heard  int
 
 	watches []*Watch             // of commandCollect, commandTell and commandUnwatch
 	states  []protocol.UserState // of commandTell and commandStates
@@ -325,6 +326,7 @@ func (d *deliverer) do(cmd command) {
 		d.reach(cmd.address, cmd.at)
 	case commandPulse:
 		d.pulse(cmd.number, cmd.line)
+		d.listen(cmd.heard)
 	case commandCheck:
 		d.check()
 	case commandCollect:

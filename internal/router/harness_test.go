@@ -117,7 +117,7 @@ func (c *cluster) makeGateway(name string, tune ...func(*settings)) *gateway {
 	g.id = protocol.GatewayID(name + "-" + strconv.FormatUint(boots.Add(1), 10))
 	s := settings{router: DefaultConfig(), registry: presence.DefaultConfig(), history: history.DefaultConfig(), conns: connection.DefaultConfig()}
 	s.registry.Gateway, s.registry.Layout, s.registry.Each = g.id, c.layout, g.each
-	s.registry.OnPulse = func(group int, number uint64, line string) { g.router.Pulsed(group, number, line) }
+	s.registry.OnPulse = func(group int, number uint64, line string, heard int) { g.router.Pulsed(group, number, line, heard) }
 	s.registry.OnSilence = func(group int) { g.router.Silent(group) }
 	s.registry.OnLog = func(a protocol.Address, at protocol.Position) { g.router.Stands(a, at) }
 	s.history.Layout = c.layout

@@ -148,7 +148,7 @@ func TestFeedsMayBeLeftAfterRun(t *testing.T) {
 		for range 2 * commandQueue {
 			bob.attach()
 			a.router.Follow(bob.stay.Load(), protocol.Position{Epoch: "e", Offset: 1}, 1, []byte("{}"))
-			a.router.Pulsed(0, 1, "line")
+			a.router.Pulsed(0, 1, "line", 1)
 			a.router.Detach(bob.stay.Load(), nil)
 		}
 	}()

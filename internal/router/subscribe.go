@@ -58,6 +58,7 @@ func (d *deliverer) subscription(ctx context.Context) error {
 		ps = r.client.Subscribe(ctx, channel)
 	}
 	defer ps.Close()
+	d.listening.Store(ps)
 	defer d.subscribed.Store(false)
 	stop := context.AfterFunc(ctx, func() { _ = ps.Close() })
 	defer stop()
@@ -88,6 +89,27 @@ func (d *deliverer) subscription(ctx context.Context) error {
 			case <-ctx.Done():
 				return ctx.Err()
 			}
+		}
+	}
+}
+
+// deaf is how many pulses in a row nobody hears before the subscription is made
+// anew: the answer to one may be older than the subscription.
+const deaf = 2
+
+// listen looks whether the pulses are heard where they are published. A server that
+// was demoted keeps its subscribers, and passes on what its master publishes: all
+// arrives, but the master counts nobody, and senders are told so.
+func (d *deliverer) listen(heard int) {
+	if heard != 0 || !d.subscribed.Load() {
+		d.unheard = 0
+		return
+	}
+	if d.unheard++; d.unheard == deaf {
+		d.unheard = 0
+		d.router.cfg.Log.Log(d.router.ctx, d.router.lostLevel(), "subscribed where nothing is published: subscribing again", "group", string(d.group))
+		if ps := d.listening.Load(); ps != nil {
+			_ = ps.Close()
 		}
 	}
 }

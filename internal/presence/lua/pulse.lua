@@ -7,7 +7,8 @@
 -- Returns { now ms, history line, end of the quiet time ms (0: none), number of
 --   the channel, size of own, leases {gateway, end, ...}, gateways to reap {...},
 --   users whose grace is over {...}, 100 at most, how many members it has in rooms
---   of the group }; in quiet time nobody is named
+--   of the group, how many subscribers heard the pulse (-1: it may not publish) };
+--   in quiet time nobody is named
 -- The same numbers go to the gateway's own channel, behind everything published
 -- before: a FIFO channel whose number is not the expected one lost something.
 -- Atomic. Runs twice safely: a second pulse is only a newer one.
@@ -35,7 +36,7 @@ end
 
 local number = redis.call('HGET', KEYS[3], gw) or '0'
 local own = redis.call('HLEN', KEYS[4])
-redis.pcall(PUBLISH, ARGV[2], '\1p' .. number .. ' ' .. own .. ' ' .. line)
+local heard = redis.pcall(PUBLISH, ARGV[2], '\1p' .. number .. ' ' .. own .. ' ' .. line)
 
 local leases = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
 local dead = {}
@@ -56,4 +57,5 @@ end
 
 -- While Redis was away nobody could come back within his grace.
 local due = quiet == 0 and redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', int(now), 'LIMIT', 0, 100) or {}
-return { int(now), line, int(quiet), number, own, leases, dead, due, redis.call('HGET', KEYS[8], gw) or '0' }
+return { int(now), line, int(quiet), number, own, leases, dead, due, redis.call('HGET', KEYS[8], gw) or '0',
+  type(heard) == 'number' and heard or -1 }
