@@ -3,9 +3,9 @@ package router
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
 	"github.com/redis/go-redis/v9"
-	"time"
 
 	"chatgate/internal/connection"
 	"chatgate/internal/keyspace"
