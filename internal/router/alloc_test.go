@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"testing"
 
+	"chatgate/internal/connection"
 	"chatgate/internal/protocol"
 )
 
@@ -151,5 +152,36 @@ func TestPreparingAMessageAllocatesNothing(t *testing.T) {
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations for reading a result, want none", n)
+	}
+}
+
+// A message for everyone is built once: a hundred connections cost what one does.
+func TestAMessageForEveryoneAllocatesNothingForEachConnection(t *testing.T) {
+	b := newBench(t)
+	all := make([]*arrival, 100)
+	for i := range all {
+		all[i] = b.join("bob")
+	}
+	got := make(map[int]float64)
+	for _, n := range []int{1, len(all)} {
+		b.g.router.cfg.Everyone = func(yield func(*connection.Connection) bool) {
+			for _, a := range all[:n] {
+				if !yield(a.conn) {
+					return
+				}
+			}
+		}
+		before := b.g.router.Stats().Delivered
+		run := func() {
+			b.g.router.everyone.deliver(`{"type":"message","id":"news","from":"ops","content":"hear","ts":1,"ephemeral":true`)
+		}
+		run()
+		got[n] = testing.AllocsPerRun(100, run)
+		if told := b.g.router.Stats().Delivered - before; told != uint64(102*n) {
+			t.Errorf("%d deliveries, want %d", told, 102*n)
+		}
+	}
+	if got[100] > got[1] {
+		t.Errorf("%v allocations for a hundred connections, %v for one", got[100], got[1])
 	}
 }

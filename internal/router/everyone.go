@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	"chatgate/internal/connection"
@@ -32,6 +33,9 @@ const (
 	everyoneSlice = 64
 )
 
+// ErrTooLarge says that a frame is larger than clients were told to expect.
+var ErrTooLarge = errors.New("router: frame too large")
+
 // Reach says to whom a message for everyone was handed.
 type Reach struct {
 	Gateways int // living ones that received it
@@ -42,31 +46,37 @@ type Reach struct {
 
 // Broadcast hands a message to every registered connection of the cluster: one
 // envelope for each living gateway, no log and no number, so at most once. A
-// connection that comes meanwhile may get it or not. The error is that of Redis:
-// then some gateways may have got it.
+// connection that comes meanwhile may get it or not. The error is ErrTooLarge, or
+// that of Redis: then those that are counted got it, and others may have, so who
+// repeats it may tell some people twice.
 func (r *Router) Broadcast(ctx context.Context, m *protocol.MessageHead) (Reach, error) {
+	envelope := protocol.AppendEveryone(nil, m)
+	// The version and the kind come off, the tail of the frame is still to come.
+	if len(protocol.AppendMessageTail(envelope[2:], "", 0)) > protocol.MaxFrameBytes {
+		return Reach{}, ErrTooLarge
+	}
 	living, err := r.registry.Living(ctx)
 	if err != nil {
 		return Reach{}, err
 	}
-	envelope := protocol.AppendEveryone(nil, m)
 	parcels := make([]*parcel, len(living))
 	for i, gw := range living {
 		parcels[i] = &parcel{group: r.controlGroup(gw), gateway: gw, payload: envelope}
 	}
-	if err := r.publish(ctx, parcels); err != nil {
-		return Reach{}, err
-	}
+	err = r.publish(ctx, parcels)
 	var reach Reach
 	for _, p := range parcels {
-		if p.receivers > 0 {
+		switch {
+		case p.receivers > 0:
 			reach.Gateways++
-		} else {
+		case !p.lost:
 			reach.Missing = append(reach.Missing, p.gateway)
 		}
 	}
-	r.counts.broadcasts.Add(1)
-	return reach, nil
+	if err == nil {
+		r.counts.broadcasts.Add(1)
+	}
+	return reach, err
 }
 
 // take keeps a frame for the worker, and starts one if there is none.

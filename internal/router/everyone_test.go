@@ -3,11 +3,16 @@
 package router
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"chatgate/internal/connection"
@@ -111,5 +116,94 @@ func TestTooMuchForEveryoneIsDropped(t *testing.T) {
 	got := c.messages(everyoneWaits + 1)
 	if n := g.router.Stats().Dropped; n != 3 || got[everyoneWaits].ID != fmt.Sprint("m", everyoneWaits) {
 		t.Errorf("%d dropped, the last is %s", n, got[everyoneWaits])
+	}
+}
+
+// A connection to Redis that breaks once a publish went out over it: it was executed, and no answer comes.
+type losesPublished struct {
+	net.Conn
+	armed *atomic.Int64 // publishes that may still be lost
+	lost  atomic.Bool
+}
+
+func (c *losesPublished) Write(b []byte) (int, error) {
+	if bytes.Contains(bytes.ToLower(b), []byte("publish\r\n")) && c.armed.Add(-1) >= 0 {
+		c.lost.Store(true)
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *losesPublished) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.lost.Load() {
+		return 0, io.EOF
+	}
+	return n, err
+}
+
+// The answer to a publish is lost. It may have been heard, so it isn't said again: nobody gets a message for everyone, or a signal,
+// twice. The sender is told that it isn't known.
+func TestALostAnswerTellsNobodyTwice(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		net := newCluster(t, r)
+		var armed atomic.Int64
+		net.dialer = losing(&armed)
+		net.reach = net.dialer
+		a := net.gateway("a")
+		net.dialer, net.reach = nil, nil
+		b := net.gateway("b")
+		bob := b.connect("bob")
+		armed.Store(1)
+		if reach, err := a.announce("news1"); err == nil || reach.Gateways > 1 {
+			t.Errorf("reached %+v, %v, want an error: nobody knows whom", reach, err)
+		}
+		if n := armed.Load(); n > 0 {
+			t.Fatalf("%d publishes are still to be lost", n)
+		}
+		armed.Store(1)
+		a.signal("alice", "bob", "t1", `"typing"`).wantCode(protocol.CodeUnavailable)
+		armed.Store(0)
+		if reach, err := a.announce("news2"); err != nil || reach.Gateways != 2 {
+			t.Fatalf("reached %+v, %v", reach, err)
+		}
+		seen := make(map[string]int)
+		eventually(t, "the last one comes", func() bool {
+			clear(seen)
+			for _, f := range bob.Notes().Received {
+				seen[f.ID]++
+			}
+			return seen["news2"] > 0
+		})
+		// On Cluster the signal has another channel than the news, and may have been lost on its way out as well.
+		if seen["news1"] > 1 || seen["t1"] > 1 || seen["news2"] != 1 {
+			t.Errorf("bob got %v", seen)
+		}
+	})
+}
+
+func losing(armed *atomic.Int64) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		nc, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &losesPublished{Conn: nc, armed: armed}, nil
+	}
+}
+
+// A frame that clients were not told to expect, and that their outboxes may have no room for, is refused and reaches nobody.
+func TestWhatIsTooLargeForEveryoneIsRefused(t *testing.T) {
+	g := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded)).gateway("a")
+	c := g.connect("alice")
+	m := protocol.MessageHead{ID: []byte("news"), From: "ops", Ts: 1795305600000, Ephemeral: true}
+	fits := protocol.MaxFrameBytes - len(protocol.AppendMessageTail(protocol.AppendMessageHead(nil, &m), "", 0))
+	for size, want := range map[int]error{fits: nil, fits + 1: ErrTooLarge, 1 << 20: ErrTooLarge} {
+		m.Content = []byte(`"` + strings.Repeat("x", size-2) + `"`)
+		if reach, err := g.router.Broadcast(context.Background(), &m); !errors.Is(err, want) || (reach.Gateways == 1) != (want == nil) {
+			t.Errorf("%d bytes: reached %+v, %v", size, reach, err)
+		}
+	}
+	if got := c.messages(1); len(got) != 1 || len(got[0].Raw) != protocol.MaxFrameBytes {
+		t.Errorf("got %d messages, the first of %d bytes", len(got), len(got[0].Raw))
 	}
 }

@@ -52,6 +52,7 @@ type cluster struct {
 	redis  *gatewaytest.Redis
 	layout keyspace.Layout
 	dialer func(ctx context.Context, network, addr string) (net.Conn, error) // of gateways made while it is set, for their lanes
+	reach  func(ctx context.Context, network, addr string) (net.Conn, error) // and for everything else
 }
 
 func newCluster(t *testing.T, r *gatewaytest.Redis) *cluster {
@@ -182,6 +183,7 @@ func (c *cluster) clients() (general, lane redis.UniversalClient) {
 		o.Addrs = []string{u.Host}
 	}
 	l := o
+	o.Dialer = c.reach
 	l.MaxRetries, l.DialerRetries, l.PoolSize, l.Dialer = -1, 1, 4096, c.dialer
 	return redis.NewUniversalClient(&o), redis.NewUniversalClient(&l)
 }

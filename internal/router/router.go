@@ -277,30 +277,38 @@ type parcel struct {
 	gateway   protocol.GatewayID
 	payload   []byte
 	receivers int64
+	lost      bool // nobody knows whether it was published
 }
 
 // publish sends parcels in one round trip (on Cluster, one for each master) and
-// notes how many subscribers each had.
+// notes how many subscribers each had. Nothing is repeated when an answer is lost:
+// what isn't numbered would be delivered twice. The error is that of the first
+// parcel that was lost; others may have been published.
 func (r *Router) publish(ctx context.Context, parcels []*parcel) error {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Attempt)
 	defer cancel()
-	cmds := make([]*redis.IntCmd, len(parcels))
+	name := "publish"
+	if r.cfg.Layout.Sharded {
+		name = "spublish"
+	}
+	cmds := make([]*redis.Cmd, len(parcels))
 	_, err := r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, x := range parcels {
-			channel := keyspace.Channel(x.group, x.gateway)
-			if r.cfg.Layout.Sharded {
-				cmds[i] = p.SPublish(ctx, channel, x.payload)
-			} else {
-				cmds[i] = p.Publish(ctx, channel, x.payload)
-			}
+			cmds[i] = redis.NewCmd(ctx, name, keyspace.Channel(x.group, x.gateway), x.payload)
+			cmds[i].SetFirstKeyPos(1)
+			_ = p.Process(ctx, once{cmds[i]}) // only queues it
 		}
 		return nil
 	})
+	for i, x := range parcels {
+		n, failed := cmds[i].Int64()
+		x.receivers, x.lost = n, failed != nil
+		if err == nil {
+			err = failed
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("router: publish: %w", err)
-	}
-	for i, x := range parcels {
-		x.receivers = cmds[i].Val()
 	}
 	return nil
 }
