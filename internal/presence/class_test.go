@@ -266,3 +266,26 @@ func TestClassesAreRead(t *testing.T) {
 		}
 	}
 }
+
+// Who registers again and lost his place is told when the other took it, not when he heard of it.
+func TestWhoLostHisPlaceHearsWhenItWasTaken(t *testing.T) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r, withClasses("newest", "phone=1"))
+		a, b := f.gateway("a"), f.gateway("b")
+		for user, device := range map[string]string{"alice": "", "bob": "phone-1"} { // his class was taken, or his device
+			connect := func(g *gateway) *Entry {
+				e := g.entry(user, device)
+				e.Class = "phone"
+				g.register(e)
+				return e
+			}
+			first := connect(a)
+			f.lose(first)
+			second := connect(b)
+			f.outlast(50 * time.Millisecond)
+			if v := a.wantVerdict(first); v.By != string(second.Conn) || v.At != int64(second.Fence()/1000) {
+				t.Errorf("%s was told %+v, want replaced by %s at %d", user, v, second.Conn, second.Fence()/1000)
+			}
+		}
+	})
+}

@@ -92,6 +92,9 @@ local function takePlace(others, class, limit, device, fence)
   return nil, go
 end
 
+-- When an entry's place was taken, ms: a fence is a time, or just above one.
+local function takenAt(e) return int(math.floor(tonumber(e.fence) / 1000)) end
+
 local function position(logKey, streamKey)
   local L = openLog(logKey, streamKey, line, ARGV[5], ARGV[6])
   return L.epoch .. ' ' .. int(L.top) .. ' ' .. int(firstOffset(L, streamKey))
@@ -124,7 +127,7 @@ local function register(k, a)
   if places > 0 then
     local keeper, losers = takePlace(others, class, places, device, fence)
     if keeper then
-      if again then return 'm 4502 replaced ' .. keeper.id .. '\30' .. int(now) end
+      if again then return 'm 4502 replaced ' .. keeper.id .. '\30' .. takenAt(keeper) end
       return 't ' .. keeper.id .. ' ' .. keeper.since
     end
     go = losers
@@ -132,7 +135,7 @@ local function register(k, a)
   for i = 1, #others do
     local e = others[i]
     if device ~= '' and e.device == device and e.mark == '' then
-      if tonumber(e.fence) > tonumber(fence) then return 'm 4502 replaced ' .. e.id .. '\30' .. int(now) end
+      if tonumber(e.fence) > tonumber(fence) then return 'm 4502 replaced ' .. e.id .. '\30' .. takenAt(e) end
       go[#go + 1] = e
     end
   end
