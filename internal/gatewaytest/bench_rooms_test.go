@@ -44,9 +44,13 @@ func roomLines() (lines []line) {
 		if w.args.Burst > 1 {
 			how = fmt.Sprintf("in bursts of %d", w.args.Burst)
 		}
-		mark := "6.5 us"
-		if w.args.Burst > 1 {
+		mark := ""
+		switch {
+		case w.count != 1000: // the marks are for rooms of this size
+		case w.args.Burst > 1:
 			mark = "2 us"
+		default:
+			mark = "6.5 us"
 		}
 		lines = append(lines, line{w.name, fmt.Sprintf("room of %d, %s", w.count, how), mark})
 	}

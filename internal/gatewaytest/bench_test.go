@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// How much is measured. The defaults take about three minutes; docs/benchmarks.md says what the figures mean.
+// How much is measured. The defaults take about four minutes; docs/benchmarks.md says what the figures mean.
 var (
 	benchRounds      = flag.Int("rounds", 5, "rounds of each benchmark of messages and heartbeats; the figures are medians")
 	benchRound       = flag.Duration("round", 2*time.Second, "length of what is measured in a round")
