@@ -30,7 +30,7 @@ type Config struct {
 	Now func() time.Time
 }
 
-// DefaultConfig has the figures of DESIGN §4 and §7.
+// DefaultConfig has the figures of docs/protocol.md and docs/configuration.md.
 func DefaultConfig() Config {
 	return Config{
 		MaxFrameBytes:   64 << 10,

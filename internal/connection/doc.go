@@ -4,7 +4,7 @@
 //
 // The socket from the upgrade to its end: framing of what goes out, the bounded outbox and the coalesced writes, pings, the rules of
 // silence and age, the closing handshake, the values bound to a connection, its hooks, and the one typed Cause for which it ended. The
-// Manager owns the two indexes of DESIGN §7, by connection and by user, and the sweep that enforces every time limit.
+// Manager owns the two indexes, by connection and by user, and the sweep that enforces every time limit.
 //
 // # What it leaves to others
 //
