@@ -27,6 +27,9 @@ func TestFaultSentinelFailover(t *testing.T) {
 				f.shown(30)
 				before, err := f.r.Masters()
 				f.must(err)
+				caughtUp, err := replicasHave(before[0])
+				f.must(err)
+				f.must(Poll(20*time.Second, caughtUp))
 				// The replicas lose their link, so what is acknowledged from now on dies with the master.
 				_, err = before[0].Do("ACL", "SETUSER", "default", "-psync", "-sync")
 				f.must(err)

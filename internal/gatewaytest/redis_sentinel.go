@@ -118,6 +118,41 @@ func (r *Redis) replicasOnline(want int) error {
 	return nil
 }
 
+// replicasHave returns a check whether all replicas of a master have what it has now.
+func replicasHave(master *RedisNode) (func() error, error) {
+	info, err := master.info("replication")
+	if err != nil {
+		return nil, err
+	}
+	want, err := strconv.ParseInt(info["master_repl_offset"], 10, 64)
+	if err != nil {
+		return nil, err
+	}
+	return func() error {
+		info, err := master.info("replication")
+		if err != nil {
+			return err
+		}
+		n := 0
+		for key, replica := range info {
+			m := replicaOffset.FindStringSubmatch(replica)
+			if !strings.HasPrefix(key, "slave") || m == nil {
+				continue
+			}
+			n++
+			if has, err := strconv.ParseInt(m[1], 10, 64); err != nil || has < want {
+				return fmt.Errorf("%s of %d: %s", key, want, replica)
+			}
+		}
+		if n == 0 {
+			return fmt.Errorf("%s has no replicas", master.Addr)
+		}
+		return nil
+	}, nil
+}
+
+var replicaOffset = regexp.MustCompile(`\boffset=(\d+)`)
+
 // sentinelsComplete says whether each sentinel knows both replicas and both other sentinels: only then can they agree.
 func (r *Redis) sentinelsComplete() error {
 	for _, n := range r.Sentinels {

@@ -48,6 +48,9 @@ func (s *session) presenceOf(id []byte, names [][]byte) []byte {
 			continue
 		}
 		w := found[i]
+		if w.Unsure {
+			continue
+		}
 		states[i].State, states[i].Version, states[i].LastSeen = protocol.StateOffline, w.Version, w.LastSeen
 		if n := len(w.Locations); n > 0 {
 			states[i].State, states[i].Devices = protocol.StateOnline, n

@@ -4,6 +4,7 @@ package presence
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"chatgate/internal/gatewaytest"
 	"chatgate/internal/keyspace"
+	"chatgate/internal/protocol"
 )
 
 // Somebody types FLUSHALL. Within seconds everyone is registered again, with the fence he had, and for the outside
@@ -56,6 +58,57 @@ func TestFlushAllIsHealedWithTheSameFencesAndWithoutEvents(t *testing.T) {
 				t.Errorf("%s heard %d verdicts", g.id, n)
 			}
 		}
+	})
+}
+
+// A Redis that forgot who is there is not believed when it finds nobody, until everyone had the time to register again. Who left since
+// is offline, as ever.
+func TestWhoMayBeForgottenIsNotSaidToBeOffline(t *testing.T) {
+	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		f := newFleet(t, r, withGrace(0), func(c *Config) { c.Quiet = 3 * time.Second })
+		a, b := f.gateway("a"), f.gateway("b")
+		unsure := func(user string) (bool, error) {
+			w, err := a.registry.Locate(context.Background(), protocol.UserID(user))
+			if err != nil {
+				return false, err
+			}
+			if n := len(w[0].Locations); n != 0 {
+				return false, fmt.Errorf("%s has %d connections", user, n)
+			}
+			return w[0].Unsure, nil
+		}
+		wantUnsure := func(user string, want bool) {
+			t.Helper()
+			f.eventually(func() error {
+				if is, err := unsure(user); err != nil || is != want {
+					return fmt.Errorf("unsure of %s: %t, %w", user, is, err)
+				}
+				return nil
+			})
+		}
+		wantUnsure("alice", false) // in a Redis that is new, nobody can be forgotten
+		b.connect("alice", "")
+		bobs := a.connect("bob", "")
+		f.wantState("bob", "online")
+		b.stop() // it will register nobody again
+		if err := r.FlushAll(); err != nil {
+			t.Fatal(err)
+		}
+		f.eventually(func() error {
+			if !f.quiet(a, "alice") {
+				return errors.New("no quiet time began")
+			}
+			return nil
+		})
+		wantUnsure("alice", true)
+		f.wantState("bob", "online")
+		a.disconnect(bobs)
+		f.wantState("bob", "offline")
+		wantUnsure("bob", false)
+		if is, err := unsure("alice"); !is && f.quiet(a, "alice") {
+			t.Errorf("alice is offline, with %v", err)
+		}
+		wantUnsure("alice", false)
 	})
 }
 

@@ -381,6 +381,12 @@ func (f *fleet) away(d time.Duration) {
 	}
 }
 
+// quiet reports whether a gateway's quiet time runs, in the group of a user.
+func (f *fleet) quiet(g *gateway, user string) bool {
+	v := g.registry.groupOf(protocol.UserID(user)).view.Load()
+	return v != nil && v.now() < v.quiet
+}
+
 // eachRedis runs a test on every kind of Redis, the kinds side by side: these tests wait more than they work.
 func eachRedis(t *testing.T, run func(t *testing.T, r *gatewaytest.Redis)) {
 	onRedis(t, gatewaytest.Kinds, run)

@@ -42,6 +42,10 @@ type Whereabouts struct {
 	// State is what those who watch the user are told: it waits until the grace is
 	// over, and until a killed gateway is reaped.
 	State protocol.UserState
+	// Unsure says that nobody was found, by a Redis that was away or tells another
+	// history, and may have forgotten who is there: until the quiet time is over the
+	// gateways tell it again.
+	Unsure bool
 }
 
 // Get returns where a user is connected: the presence of one user.
@@ -98,7 +102,10 @@ func (r *Registry) whereabouts(u protocol.UserID, conns map[string]string, state
 			w.Locations = append(w.Locations, l)
 		}
 	}
-	w.State = parseState(u, state)
+	var line string
+	w.State, line = parseState(u, state)
+	offline := w.State.State == protocol.StateOffline && v != nil && line == v.line
+	w.Unsure = len(w.Locations) == 0 && !offline && v.unsure(r.cfg.gap())
 	if (w.State.State == protocol.StateOnline) == (len(w.Locations) > 0) {
 		w.Version = w.State.Version()
 		w.LastSeen = w.State.LastSeen()
@@ -127,21 +134,26 @@ func (r *Registry) States(ctx context.Context, users ...protocol.UserID) ([]prot
 		if err := cmds[i].Err(); err != nil && !isNil(err) {
 			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
-		out[i] = parseState(u, cmds[i].Val())
+		out[i], _ = parseState(u, cmds[i].Val())
 	}
 	return out, nil
 }
 
-// parseState reads a state key as lua/state.lua writes it, and those of a version
-// that didn't note the history line. A user without one is offline in no epoch.
-func parseState(u protocol.UserID, s string) protocol.UserState {
+// parseState reads a state key as lua/state.lua writes it, with the history line in
+// which it was written, and those of a version that didn't note that. A user without
+// one is offline in no epoch.
+func parseState(u protocol.UserID, s string) (state protocol.UserState, line string) {
 	f := strings.Split(s, " ")
-	if len(f) != 4 && len(f) != 5 {
-		return protocol.UserState{User: u, State: protocol.StateOffline}
+	switch len(f) {
+	case 4:
+	case 5:
+		line = f[4]
+	default:
+		return protocol.UserState{User: u, State: protocol.StateOffline}, ""
 	}
 	n, _ := strconv.ParseUint(f[1], 10, 64)
 	since, _ := strconv.ParseInt(f[3], 10, 64)
-	return protocol.UserState{User: u, State: protocol.PresenceState(f[2]), Epoch: f[0], N: n, Since: since}
+	return protocol.UserState{User: u, State: protocol.PresenceState(f[2]), Epoch: f[0], N: n, Since: since}, line
 }
 
 // counts reports whether a location stands for a living connection. In quiet

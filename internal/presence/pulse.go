@@ -69,6 +69,12 @@ func (v *view) dead(gw protocol.GatewayID, gap time.Duration) bool {
 	return ok && till < v.now()
 }
 
+// unsure reports whether Redis may not know everybody who is there: it was away, or
+// tells another history, and the quiet time in which it is told again isn't over.
+func (v *view) unsure(gap time.Duration) bool {
+	return v == nil || v.quiet != 0 || time.Since(v.at) > gap
+}
+
 // Run holds the leases until ctx ends: one pulse a group and Pulse, refreshes
 // every RefreshWindow. Before it returns it has joined all its workers; entries
 // are left to Leave, or to the reaper.
@@ -254,13 +260,17 @@ func (g *group) known() int64 {
 func (g *group) settled() bool { return g.holdings.unfinished() == 0 }
 
 func (r *Registry) pulseOnce(ctx context.Context, g *group, snapshot string) (pulsed, error) {
+	before, again := g.view.Load(), "0"
+	if before != nil {
+		again = "1"
+	}
 	v, err := r.run(ctx, r.pulse, []string{
 		keyspace.Leases(g.name), keyspace.Line(g.name), keyspace.Numbers(g.name),
 		keyspace.Own(g.name, r.cfg.Gateway), keyspace.Offlines(g.name), keyspace.Snapshots(g.name),
 		keyspace.Tombstones(g.name), keyspace.Memberships(g.name),
 	}, []any{
 		string(r.cfg.Gateway), keyspace.Channel(g.name, r.cfg.Gateway), r.cfg.Lease.Milliseconds(),
-		r.cfg.gap().Milliseconds(), r.cfg.Quiet.Milliseconds(), r.cfg.ReapAfter.Milliseconds(), snapshot,
+		r.cfg.gap().Milliseconds(), r.cfg.Quiet.Milliseconds(), r.cfg.ReapAfter.Milliseconds(), snapshot, again,
 	})
 	if err != nil {
 		return pulsed{}, err
@@ -274,7 +284,7 @@ func (r *Registry) pulseOnce(ctx context.Context, g *group, snapshot string) (pu
 	for i := 0; i+1 < len(leases); i += 2 {
 		w.leases[protocol.GatewayID(leases[i])] = number(leases[i+1])
 	}
-	w.follow(g.view.Load())
+	w.follow(before)
 	g.view.Store(w)
 	if r.cfg.OnPulse != nil {
 		r.cfg.OnPulse(g.index, uint64(number(f[3])), w.line, int(number(f[9])))

@@ -4,6 +4,7 @@
 -- ARGV  1 gateway  2 its channel  3 lease ms  4 gap ms: older than this, the last
 --       pulse says that Redis was away  5 quiet ms  6 reap after ms
 --       7 snapshot ('' to leave it; '-' to say goodbye: the lease ends now)
+--       8 '1': it has pulsed here before
 -- Returns { now ms, history line, end of the quiet time ms (0: none), number of
 --   the channel, size of own, leases {gateway, end, ...}, gateways to reap {...},
 --   users whose grace is over {...}, 100 at most, how many members it has in rooms
@@ -20,8 +21,9 @@ local gw, gap, quietMs, reapAfter = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[5]
 local line = historyLine()
 local v = redis.call('HMGET', KEYS[2], 'id', 'pulse', 'quiet')
 local quiet = tonumber(v[3]) or 0
--- In an empty registry there is nobody who could be judged wrongly.
-local empty = not v[2] and redis.call('ZCARD', KEYS[1]) == 0
+-- In an empty registry there is nobody who could be judged wrongly, unless it was
+-- emptied: then those who are there are told again.
+local empty = not v[2] and ARGV[8] ~= '1' and redis.call('ZCARD', KEYS[1]) == 0
 if not empty and (v[1] ~= line or not v[2] or now - v[2] > gap) then quiet = now + quietMs end
 redis.call('HSET', KEYS[2], 'id', line, 'pulse', int(now), 'gap', int(gap), 'quiet', int(quiet))
 if now >= quiet then quiet = 0 end
