@@ -258,17 +258,17 @@ func (r *Redis) FlushAll() error {
 // ErrEmbedded is the answer when a process is to be stopped and there is none.
 var ErrEmbedded = errors.New("the embedded Redis is no process of its own: it can't be paused or killed")
 
-// Pause stops every server with data (SIGSTOP). The sentinels are told to be patient: this is a Redis that doesn't answer,
-// not a master that died (for that, kill or pause Nodes[0]).
-func (r *Redis) Pause() error { return errors.Join(r.patience(true), r.each((*Process).Pause)) }
+// Pause stops every server with data (SIGSTOP). The sentinels wait: this is a Redis that doesn't answer, not a master that died
+// (for that, kill or pause Nodes[0], and LetFailOver).
+func (r *Redis) Pause() error { return r.each((*Process).Pause) }
 
 // Resume lets them run on and returns when they serve.
 func (r *Redis) Resume() error {
-	return errors.Join(r.each((*Process).Resume), r.WaitReady(startDeadline), r.patience(false))
+	return errors.Join(r.each((*Process).Resume), r.WaitReady(startDeadline))
 }
 
-// Kill ends every server with data (SIGKILL). The sentinels are told to be patient.
-func (r *Redis) Kill() error { return errors.Join(r.patience(true), r.each((*Process).Kill)) }
+// Kill ends every server with data (SIGKILL). The sentinels wait.
+func (r *Redis) Kill() error { return r.each((*Process).Kill) }
 
 // Restart starts every server with data again and returns when they serve. What was only in memory is gone.
 func (r *Redis) Restart() error {
@@ -280,7 +280,7 @@ func (r *Redis) Restart() error {
 			return err
 		}
 	}
-	return errors.Join(r.WaitReady(startDeadline), r.patience(false))
+	return r.WaitReady(startDeadline)
 }
 
 func (r *Redis) each(do func(*Process)) error {
@@ -381,7 +381,7 @@ func (r *Redis) Reset() error {
 			}
 		}
 	}
-	if err := errors.Join(r.WaitReady(startDeadline), r.patience(false)); err != nil {
+	if err := r.WaitReady(startDeadline); err != nil {
 		return err
 	}
 	return r.FlushAll()

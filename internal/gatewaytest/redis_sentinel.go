@@ -2,6 +2,7 @@ package gatewaytest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -15,13 +16,14 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// downAfter is how long a server may be silent before a sentinel calls it down; patient is long enough for any test.
+// downAfter is how long a server may be silent, while it may fail over, before a sentinel calls it down; patient, at other times, is long
+// enough for any test: on a busy machine a server is silent for a while now and then, and a test that means no failover should see none.
 const (
 	downAfter = 1500 * time.Millisecond
 	patient   = 10 * time.Minute
 )
 
-// startSentinel starts a master, two replicas, and three sentinels that find a master dead after 1.5 s.
+// startSentinel starts a master, two replicas, and three sentinels.
 func startSentinel(o owner, program string, args []string) (*Redis, error) {
 	r := &Redis{Kind: Sentinel, Mode: "sentinel"}
 	// Replicas that wait for their turn to be sent the data, and masters that wait for more replicas, only cost time here.
@@ -81,7 +83,7 @@ sentinel monitor %s %s %s 2
 sentinel down-after-milliseconds %[3]s %[6]d
 sentinel failover-timeout %[3]s 5000
 sentinel parallel-syncs %[3]s 1
-`, port, dir, masterName, host, masterPort, downAfter.Milliseconds())
+`, port, dir, masterName, host, masterPort, patient.Milliseconds())
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
@@ -188,18 +190,13 @@ func (r *Redis) masterBySentinels() (string, error) {
 	return "", fmt.Errorf("the sentinels agree on no master: %v", votes)
 }
 
-// patience tells the sentinels to wait long before they call a server down, or, when all servers have answered them again,
-// no longer than usual.
-func (r *Redis) patience(on bool) error {
-	after := patient
-	if !on {
-		after = downAfter
-		if err := Poll(startDeadline, r.sentinelsHearAll); err != nil {
-			return err
-		}
-	}
+// LetFailOver has the sentinels call a server down that is silent for 1.5 s, until WaitFailover returns. Before and after they wait for
+// longer than any test takes.
+func (r *Redis) LetFailOver() error { return r.downAfter(downAfter) }
+
+func (r *Redis) downAfter(d time.Duration) error {
 	for _, n := range r.Sentinels {
-		if _, err := n.Do("SENTINEL", "SET", masterName, "down-after-milliseconds", after.Milliseconds()); err != nil {
+		if _, err := n.Do("SENTINEL", "SET", masterName, "down-after-milliseconds", d.Milliseconds()); err != nil {
 			return err
 		}
 	}
@@ -233,8 +230,12 @@ func (r *Redis) sentinelsHearAll() error {
 // lastReply finds the milliseconds since a server's last good answer: three digits are less than a second.
 var lastReply = regexp.MustCompile(`\blast-ok-ping-reply (\d+)`)
 
-// WaitFailover returns the new master once most sentinels name another than the one before and it takes writes.
+// WaitFailover lets the sentinels fail over, and returns the new master once most of them name another than the one before and it takes
+// writes.
 func (r *Redis) WaitFailover(before string, within time.Duration) (string, error) {
+	if err := r.LetFailOver(); err != nil {
+		return "", err
+	}
 	var master string
 	err := Poll(within, func() error {
 		addr, err := r.masterBySentinels()
@@ -250,7 +251,7 @@ func (r *Redis) WaitFailover(before string, within time.Duration) (string, error
 	if err != nil {
 		return "", err
 	}
-	return master, r.WaitReady(within)
+	return master, errors.Join(r.WaitReady(within), r.downAfter(patient))
 }
 
 // Name makes sentinels name any server as the master, by hand: they forget what they watched, and watch that server. No server

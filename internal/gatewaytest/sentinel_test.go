@@ -126,6 +126,9 @@ func TestGatewaysFollowAFailover(t *testing.T) {
 			if err := bob.WaitCount(20, Deadline, "message"); err != nil {
 				t.Fatal(err)
 			}
+			if err := r.LetFailOver(); err != nil {
+				t.Fatal(err)
+			}
 			old := r.Nodes[0]
 			fail(old.Process)
 			began := time.Now()

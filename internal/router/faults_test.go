@@ -213,6 +213,9 @@ func TestSentinelFailover(t *testing.T) {
 	if n, err := masters[0].Client().Wait(context.Background(), 2, 5*time.Second).Result(); n != 2 || err != nil {
 		t.Fatalf("%d replicas have everything (%v)", n, err)
 	}
+	if err := r.LetFailOver(); err != nil {
+		t.Fatal(err)
+	}
 	masters[0].Kill()
 	killed := time.Now()
 	var slowest time.Duration
