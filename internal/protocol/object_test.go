@@ -1,0 +1,75 @@
+package protocol
+
+import (
+	"strings"
+	"testing"
+)
+
+// What a backend sends is read as strictly as what a client sends.
+func TestObjectsAreScannedStrictly(t *testing.T) {
+	for name, c := range map[string]struct{ data, want string }{
+		"empty object":       {`{}`, ""},
+		"spaces":             {" \t\r\n{ \"a\" : [ 1 , {\"b\":null} ] } \n", ""},
+		"escaped name":       {`{"\u0061":1}`, ""},
+		"at the depth":       {`{"a":` + strings.Repeat("[", 3) + strings.Repeat("]", 3) + `}`, ""},
+		"below the depth":    {`{"a":` + strings.Repeat("[", 4) + strings.Repeat("]", 4) + `}`, faultDepth},
+		"nothing":            {"", faultEnd},
+		"blank":              {"  ", faultEnd},
+		"array":              {"[]", faultNotObject},
+		"null":               {"null", faultNotObject},
+		"string":             {`"{}"`, faultNotObject},
+		"cut":                {`{"a":1`, faultEnd},
+		"cut in a string":    {`{"a":"b`, faultEnd},
+		"two objects":        {`{}{}`, faultTrailing},
+		"trailing word":      {`{"a":1}x`, faultTrailing},
+		"comma at the end":   {`{"a":1,}`, faultSyntax},
+		"no quotes":          {`{a:1}`, faultSyntax},
+		"single quotes":      {`{'a':1}`, faultSyntax},
+		"no colon":           {`{"a" 1}`, faultSyntax},
+		"byte order mark":    {"\ufeff{}", faultBOM},
+		"invalid UTF-8":      {"{\"a\":\"\xff\"}", faultNotUTF8},
+		"lone surrogate":     {`{"a":"\ud800"}`, faultSurrogate},
+		"surrogate in name":  {`{"\udc00":1}`, faultSurrogate},
+		"control character":  {"{\"a\":\"\n\"}", faultRawChar},
+		"leading zero":       {`{"a":01}`, faultSyntax},
+		"not a number":       {`{"a":NaN}`, faultSyntax},
+		"stopped by a field": {`{"stop":1}`, "stopped"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := ScanObject([]byte(c.data), 3, func(name string, value []byte) string {
+				if name == "stop" {
+					return "stopped"
+				}
+				if name != "a" || len(value) == 0 {
+					t.Errorf("field %q is %q", name, value)
+				}
+				return ""
+			})
+			if got != c.want {
+				t.Errorf("%q: %q, want %q", c.data, got, c.want)
+			}
+		})
+	}
+}
+
+func TestArraysAndStringsInsideObjects(t *testing.T) {
+	var got []string
+	fault := ScanArray([]byte(`["a", "😀\n" , "\u00e4"]`), func(value []byte) string {
+		text, fault := ScanString(value)
+		got = append(got, text)
+		return fault
+	})
+	if want := "a|😀\n|ä"; fault != "" || strings.Join(got, "|") != want {
+		t.Errorf("%q, %q", got, fault)
+	}
+	for data, want := range map[string]string{`{}`: faultNotArray, `null`: faultNotArray, `"x"`: faultNotArray} {
+		if got := ScanArray([]byte(data), func([]byte) string { return "" }); got != want {
+			t.Errorf("%s: %q, want %q", data, got, want)
+		}
+	}
+	for _, data := range []string{`1`, `null`, `["a"]`, `true`, `{}`} {
+		if _, fault := ScanString([]byte(data)); fault != faultNotString {
+			t.Errorf("%s: %q", data, fault)
+		}
+	}
+}
