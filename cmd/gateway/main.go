@@ -51,6 +51,9 @@ type cli struct {
 		Verify verifyCommand `cmd:"" help:"Say whose token this is and what it allows, or why it is refused. Revocations are not looked at."`
 		Revoke revokeCommand `cmd:"" help:"Make tokens bad before their time, on every gateway. Needs redis.url, and the same auth settings as they have."`
 	} `cmd:"" help:"Make tokens, look at them, revoke them."`
+	Key struct {
+		Gen keyCommand `cmd:"" help:"Make a key for the server API, and print it and its entry for api.keys."`
+	} `cmd:"" help:"Make keys for the server API."`
 }
 
 // BeforeResolve is kong's hook between reading the command line and asking elsewhere for what it doesn't give.
@@ -61,7 +64,7 @@ func (c *cli) BeforeResolve(ctx *kong.Context, sources *gateway.Sources) error {
 	for _, flag := range ctx.Model.Flags {
 		if flag.Name == "config" {
 			err := sources.Load(fmt.Sprint(ctx.FlagValue(flag)))
-			c.Settings.Events.Sinks = sources.Sinks()
+			c.Settings.Events.Sinks, c.Settings.API.Keys = sources.Sinks(), sources.Keys()
 			return err
 		}
 	}
@@ -103,6 +106,8 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 		return c.Token.Verify.run(c.Settings.Auth, os.Stdin, stdout, stderr)
 	case "token revoke":
 		return c.Token.Revoke.run(c.Settings, stdout, stderr)
+	case "key gen <name>":
+		return c.Key.Gen.run(stdout, stderr)
 	case "dev":
 		if c.Dev.Nodes < 1 || c.Dev.Nodes > 16 {
 			return complain(stderr, exitUsage, errors.New("--nodes: must be 1 to 16"))

@@ -28,7 +28,7 @@ import (
 type Config struct {
 	Name           string   `default:"${hostname}" help:"Name of this gateway in logs, /stats and Redis; each start adds a random id to it."`
 	Listen         string   `default:"127.0.0.1:8080" help:"Address of the public listener: /ws, /stats, /healthz, /readyz and the page."`
-	InternalListen string   `default:"127.0.0.1:9090" zero:"no internal listener" help:"Address of the internal listener: /metrics and /debug. Keep it private."`
+	InternalListen string   `default:"127.0.0.1:9090" zero:"no internal listener" help:"Address of the internal listener: /metrics, /debug and the server API. Keep it private."`
 	Insecure       bool     `negatable:"" help:"Let anonymous users in where they otherwise are not: beyond loopback, behind a proxy, beside tokens."`
 	Page           string   `default:"auto" enum:"auto,on,off" help:"The page at /: on, off, or auto (on while listening on loopback)."`
 	TrustedProxies []string `zero:"none" placeholder:"CIDR" help:"Address ranges of proxies whose X-Forwarded-For is believed."`
@@ -42,6 +42,7 @@ type Config struct {
 	Cluster   ClusterConfig   `embed:"" prefix:"cluster." group:"Cluster (the same on every gateway)"`
 	History   HistoryConfig   `embed:"" prefix:"history." group:"History (the same on every gateway)"`
 	Events    EventsConfig    `embed:"" prefix:"events." group:"Events (the same on every gateway)"`
+	API       APIConfig       `embed:"" prefix:"api." group:"Server API"`
 	Drain     DrainConfig     `embed:"" prefix:"drain." group:"Drain on SIGTERM"`
 	Log       LogConfig       `embed:"" prefix:"log." group:"Log"`
 }
@@ -223,6 +224,7 @@ func (c Config) Validate() error {
 	verification := c.Auth.Verification(nil)
 	verification.Validate(func(name, format string, args ...any) { wrong("auth."+name, format, args...) })
 	c.validateSinks(wrong)
+	c.validateAPI(wrong)
 	if err := c.Redis.validate(); err != nil {
 		errs = append(errs, err)
 	}

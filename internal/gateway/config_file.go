@@ -89,6 +89,8 @@ func (f *fileReader) mapping(prefix string, node *yaml.Node) {
 			f.setting(set, key, value)
 		case name == sinksName:
 			f.sinks(key, value)
+		case name == keysName:
+			f.keys(key, value)
 		case f.sections[name] && prefix == "":
 			f.mapping(name+".", value)
 		default:
@@ -178,7 +180,7 @@ func kindOf(node *yaml.Node) string {
 
 // suggest finds the setting a misspelt name was meant to be.
 func (f *fileReader) suggest(name string) string {
-	return suggestion(name, append(slices.Collect(maps.Keys(f.settings)), sinksName))
+	return suggestion(name, append(slices.Collect(maps.Keys(f.settings)), sinksName, keysName))
 }
 
 func suggestion(name string, names []string) string {

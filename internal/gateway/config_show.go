@@ -31,13 +31,19 @@ func (c Config) WriteYAML(w io.Writer, where func(name string) string) error {
 		}
 		into.Content = append(into.Content, textNode(key), value)
 	}
-	if len(c.Events.Sinks) > 0 {
-		name := textNode("sinks")
-		if where != nil && where(sinksName) != "" {
-			name.HeadComment = "# " + where(sinksName)
+	list := func(setting string, value *yaml.Node) {
+		if len(value.Content) == 0 {
+			return
 		}
-		sections["events"].Content = append(sections["events"].Content, name, sinksNode(c.Events.Sinks))
+		section, key, _ := cutLast(setting, ".")
+		name := textNode(key)
+		if where != nil && where(setting) != "" {
+			name.HeadComment = "# " + where(setting)
+		}
+		sections[section].Content = append(sections[section].Content, name, value)
 	}
+	list(sinksName, listNode(c.Events.Sinks))
+	list(keysName, listNode(c.API.Keys))
 	encoder := yaml.NewEncoder(w)
 	encoder.SetIndent(2)
 	if err := encoder.Encode(top); err != nil {

@@ -18,42 +18,49 @@ const sinksName = "events.sinks"
 // sinks reads the list of sinks. Each is checked where it stands, so that the error
 // names its line.
 func (f *fileReader) sinks(key, value *yaml.Node) {
-	if before, twice := f.into[sinksName]; twice {
-		f.wrong(key, "%s: set twice, also at %s", sinksName, before.where)
+	readList(f, sinksName, key, value, "sink", func(s *hook.SinkConfig) error {
+		if err := readSecrets(s); err != nil {
+			return err
+		}
+		return s.Validate()
+	}, func(s *hook.SinkConfig) string { return s.Name })
+}
+
+// readList reads a setting that is a list of structures, each of which has a name of its own.
+func readList[T any](f *fileReader, setting string, key, value *yaml.Node, what string, check func(*T) error, nameOf func(*T) string) {
+	if before, twice := f.into[setting]; twice {
+		f.wrong(key, "%s: set twice, also at %s", setting, before.where)
 		return
 	}
-	var list []hook.SinkConfig
+	var list []T
 	value = resolve(value)
 	switch {
 	case value.Kind == yaml.ScalarNode && value.Tag == "!!null":
 	case value.Kind != yaml.SequenceNode:
-		f.wrong(value, "%s: want a list, not %s", sinksName, kindOf(value))
+		f.wrong(value, "%s: want a list, not %s", setting, kindOf(value))
 		return
 	}
 	names := make(map[string]int)
 	for i, node := range value.Content {
-		at := fmt.Sprintf("%s[%d]", sinksName, i)
+		at := fmt.Sprintf("%s[%d]", setting, i)
 		node = resolve(node)
 		errors := len(f.errs)
-		var s hook.SinkConfig
-		f.structure(at, node, reflect.ValueOf(&s).Elem())
+		var one T
+		f.structure(at, node, reflect.ValueOf(&one).Elem())
 		if len(f.errs) > errors {
 			continue
 		}
-		if err := readSecrets(&s); err != nil {
-			f.wrong(node, "%s: %v", at, err)
-			continue
-		}
-		for _, err := range linesOf(s.Validate()) {
+		for _, err := range linesOf(check(&one)) {
 			f.wrong(node, "%s: %s", at, err)
 		}
-		if line, twice := names[s.Name]; twice {
-			f.wrong(node, "%s: name: %q is that of the sink in line %d", at, s.Name, line)
+		name := nameOf(&one)
+		if line, twice := names[name]; twice {
+			f.wrong(node, "%s: name: %q is that of the %s in line %d", at, name, what, line)
 		}
-		names[s.Name] = node.Line
-		list = append(list, s)
+		names[name] = node.Line
+		list = append(list, one)
 	}
-	f.into[sinksName] = found{list, fmt.Sprintf("%s:%d", f.path, key.Line)}
+	f.into[setting] = found{list, fmt.Sprintf("%s:%d", f.path, key.Line)}
 }
 
 func linesOf(err error) []string {
@@ -240,13 +247,4 @@ func fieldNode(f field) *yaml.Node {
 	default:
 		return textNode(text)
 	}
-}
-
-// sinksNode is the whole list in the form of the file.
-func sinksNode(sinks []hook.SinkConfig) *yaml.Node {
-	list := &yaml.Node{Kind: yaml.SequenceNode}
-	for i := range sinks {
-		list.Content = append(list.Content, structureNode(reflect.ValueOf(&sinks[i]).Elem()))
-	}
-	return list
 }

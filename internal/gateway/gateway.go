@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"chatgate/internal/api"
 	"chatgate/internal/auth"
 	"chatgate/internal/connection"
 	"chatgate/internal/handler"
@@ -48,6 +49,7 @@ type Gateway struct {
 	revoked   *auth.Revocations // nil with tokens
 	handler   *handler.Handler
 	hooks     *hook.Hooks
+	api       *api.API
 	public    *door
 	tls       *tls.Config  // of the public listener; nil: it speaks plain HTTP
 	local     bool         // the public listener serves names of this machine only
@@ -181,6 +183,10 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 		MaxBadFrames: 64, ReapedSpread: cfg.Cluster.ReapAfter, RegisterWait: 3 * time.Second,
 		CursorWindow: pc.RefreshWindow, History: g.history,
 	}, g.conns, g.manager, g.registry, g.router, g.admission)
+
+	if err := g.newAPI(); err != nil {
+		return nil, err
+	}
 
 	// A client that is gone is found by our pings. TCP's would cost four more system calls for each connection.
 	if cfg.TLS.On() {

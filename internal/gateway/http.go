@@ -44,7 +44,7 @@ func (g *Gateway) servePublic(ctx context.Context) error {
 // serveInternal runs the internal listener until ctx ends. Profiles are written for as long as they were asked for, so its answers have
 // no deadline.
 func (g *Gateway) serveInternal(ctx context.Context) error {
-	h := g.internalMux()
+	h := g.withAPI(g.internalMux())
 	if onLoopback(g.cfg.InternalListen) {
 		h = localHosts(h, &g.foreignHosts)
 	}

@@ -1,9 +1,12 @@
 package gateway
 
 import (
+	"strconv"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"chatgate/internal/api"
 	"chatgate/internal/auth"
 	"chatgate/internal/connection"
 	"chatgate/internal/handler"
@@ -32,6 +35,7 @@ type figures struct {
 	admission handler.AdmissionStats
 	strays    uint64 // connections to Redis
 	tokens    auth.Stats
+	api       api.Stats
 	revoked   auth.RevocationStats
 	hosts     uint64 // requests refused for their Host
 	pauses    uint64
@@ -109,6 +113,8 @@ var metrics = []metric{
 	counter("key_set_failed_fetches_total", "Fetches of key sets that failed; the keys from before stay.", func(f *figures) float64 { return float64(f.tokens.FetchFailed) }),
 	gauge("revocations", "Revocations known here.", func(f *figures) float64 { return float64(f.revoked.Held) }),
 	counter("revocation_failed_reads_total", "Times the revocations could not be read.", func(f *figures) float64 { return float64(f.revoked.Failed) }),
+	gauge("api_calls_under_way", "Calls of the server API that are being answered.", func(f *figures) float64 { return float64(f.api.UnderWay) }),
+	counter("api_wrong_keys_total", "Calls of the server API with a key that is none.", func(f *figures) float64 { return float64(f.api.WrongKeys) }),
 	gauge("raw_connections", "Sockets of the public listener that are not upgraded.", func(f *figures) float64 { return float64(f.raw) }),
 	gauge("accepting_paused", "1 while no connections are accepted, for want of open files.", func(f *figures) float64 { return oneIf(f.paused) }),
 	counter("accepting_pauses_total", "Times accepting paused for want of open files.", func(f *figures) float64 { return float64(f.pauses) }),
@@ -145,6 +151,7 @@ var (
 	endsDesc     = prometheus.NewDesc("gateway_connections_ended_total", "Connections ended, by cause.", []string{"cause"}, nil)
 	rejectedDesc = prometheus.NewDesc("gateway_rejected_handshakes_total", "Handshakes refused before the upgrade, by reason.", []string{"reason"}, nil)
 	refusedDesc  = prometheus.NewDesc("gateway_tokens_refused_total", "Tokens refused, by reason.", []string{"reason"}, nil)
+	apiDesc      = prometheus.NewDesc("gateway_api_calls_total", "Calls of the server API, by operation and HTTP status.", []string{"operation", "status"}, nil)
 	errorsDesc   = prometheus.NewDesc("gateway_error_frames_total", "Error frames sent to clients, by code.", []string{"code"}, nil)
 )
 
@@ -163,7 +170,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, m := range sinkMetrics {
 		ch <- m.desc
 	}
-	for _, d := range []*prometheus.Desc{messagesDesc, endsDesc, rejectedDesc, refusedDesc, errorsDesc} {
+	for _, d := range []*prometheus.Desc{messagesDesc, endsDesc, rejectedDesc, refusedDesc, errorsDesc, apiDesc} {
 		ch <- d
 	}
 }
@@ -173,7 +180,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	g := c.g
 	f := figures{
 		Stats: g.manager.Stats(), router: g.router.Stats(), presence: g.registry.Stats(), handler: g.handler.Stats(),
-		admission: g.admission.Stats(), strays: g.backend.strays(),
+		admission: g.admission.Stats(), api: g.api.Stats(), strays: g.backend.strays(),
 		hosts: g.foreignHosts.Load(), pauses: g.public.pauses.Load(), raw: g.public.raw.Load(), paused: g.public.paused.Load(),
 	}
 	f.outboxes, f.largest = g.manager.Held()
@@ -209,5 +216,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for code, n := range f.handler.Errors {
 		labelled(errorsDesc, string(code), n)
+	}
+	for call, n := range f.api.Calls {
+		ch <- prometheus.MustNewConstMetric(apiDesc, prometheus.CounterValue, float64(n), call.Operation, strconv.Itoa(call.Status))
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -241,6 +242,71 @@ func (r *Registry) Living(ctx context.Context) ([]protocol.GatewayID, error) {
 	}
 	return living, nil
 }
+
+// Find returns whose a connection is and where, false when no living gateway holds it: it has ended, or was told to go. Its id says nothing of
+// its user, so each living gateway's index is asked for it: two or three round trips, however many connections there are. The error is
+// ErrUnavailable.
+func (r *Registry) Find(ctx context.Context, conn protocol.ConnID) (u protocol.UserID, l Location, ok bool, err error) {
+	living, err := r.Living(ctx)
+	if err != nil {
+		return "", Location{}, false, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
+	defer cancel()
+	var owned []*redis.StringCmd
+	_, err = r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, g := range r.groups {
+			for _, gw := range living {
+				owned = append(owned, p.HGet(ctx, keyspace.Own(g.name, gw), string(conn)))
+			}
+		}
+		return nil
+	})
+	if err != nil && !isNil(err) {
+		r.calls.failed.Add(1)
+		return "", Location{}, false, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	for _, cmd := range owned {
+		if err := cmd.Err(); err != nil && !isNil(err) {
+			return "", Location{}, false, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		_, user, found := parseOwned(cmd.Val())
+		if !found {
+			continue
+		}
+		// A gateway that was paused may have it in its index, and another in the user's
+		// entries by now: those decide.
+		entry, err := r.client.HGet(ctx, keyspace.Conns(user), string(conn)).Result()
+		if err != nil && !isNil(err) {
+			r.calls.failed.Add(1)
+			return "", Location{}, false, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		l, marked, parsed := parseEntry(entry)
+		l.Conn = conn
+		if parsed && !marked && r.counts(r.groupOf(user).view.Load(), l) {
+			return user, l, true, nil
+		}
+	}
+	return "", Location{}, false, nil
+}
+
+// Dead returns the gateways whose lease ended and that are not reaped yet, as far as the last pulses saw, ascending: what they held is in
+// the registry and counts no more.
+func (r *Registry) Dead() []protocol.GatewayID {
+	var dead []protocol.GatewayID
+	for _, g := range r.groups {
+		for gw := range g.view.Load().allDead(r.cfg.gap(), r.cfg.Gateway) {
+			if !slices.Contains(dead, gw) {
+				dead = append(dead, gw)
+			}
+		}
+	}
+	slices.Sort(dead)
+	return dead
+}
+
+// AnswersAll is Answers for every group.
+func (r *Registry) AnswersAll() bool { return r.silent.Load() == 0 }
 
 // Cluster returns the last /stats snapshot of every gateway the registry knows,
 // as JSON, and which of them are dead. One read; it asks no gateway.

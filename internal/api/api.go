@@ -1,0 +1,250 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"chatgate/internal/auth"
+	"chatgate/internal/history"
+	"chatgate/internal/presence"
+	"chatgate/internal/protocol"
+	"chatgate/internal/router"
+)
+
+// Base is where the operations are on the internal listener.
+const Base = "/api/v1"
+
+// Config is what an API needs to know. Every duration must be positive.
+type Config struct {
+	// Gateway is this gateway: configured name and random boot id.
+	Gateway protocol.GatewayID
+	Log     *slog.Logger
+
+	// Keys may call. Without any, everybody may while Open, and nobody else ever. Open may
+	// only be true where nobody beyond this machine reaches the API, and where requests
+	// for other hosts than this machine are kept from it.
+	Keys []Key
+	Open bool
+	// From is who messages are from that name no sender.
+	From protocol.UserID
+	// MaxFrameBytes is what clients are told that a frame has at most.
+	MaxFrameBytes int
+
+	// Deadline bounds a call, from the end of its body on.
+	Deadline time.Duration
+	// BodyTime bounds how long a body may take, AnswerTime how long the answer.
+	BodyTime, AnswerTime time.Duration
+	// MostCalls may be under way at a time.
+	MostCalls int64
+
+	Registry *presence.Registry
+	History  *history.Reader
+	Router   *router.Router
+	// Revocations is nil where tokens are not taken.
+	Revocations *auth.Revocations
+	// Snapshot returns this gateway's /stats as JSON.
+	Snapshot func() []byte
+}
+
+// DefaultConfig returns the figures of docs/api.md, without identity and keys.
+func DefaultConfig() Config {
+	return Config{
+		From: "system", MaxFrameBytes: protocol.MaxFrameBytes,
+		Deadline: 5 * time.Second, BodyTime: 10 * time.Second, AnswerTime: 10 * time.Second, MostCalls: 512,
+	}
+}
+
+// API serves the operations. All methods may be called from any goroutine.
+type API struct {
+	// Immutable after New.
+	cfg Config
+	log *slog.Logger
+
+	// Any goroutine.
+	keys      atomic.Pointer[[]*key]
+	underWay  atomic.Int64
+	wrongKeys atomic.Uint64
+	calls     calls
+	made      atomic.Uint64 // message ids
+}
+
+// New returns an API. The error is what is wrong with a key.
+func New(cfg Config) (*API, error) {
+	a := &API{cfg: cfg, log: cfg.Log}
+	if err := a.SetKeys(cfg.Keys); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// ServeHTTP answers one call. It must be given the path as it came: a mux that cleans it would make another of a user called "..".
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	c := call{api: a, operation: noOperation, by: "none"}
+	status, answer := c.serve(w, r)
+	a.calls.count(c.operation, status)
+	a.log.Debug("api call", "op", c.operation, "status", status, "key", c.by, "dur", time.Since(began).Round(time.Microsecond))
+	a.write(w, status, answer)
+}
+
+// noOperation is the label of calls that never came to one.
+const noOperation = "none"
+
+// call is one call, as far as it has come.
+type call struct {
+	api       *API
+	operation string
+	by        string
+}
+
+// serve returns the status and the answer: a *Problem, or what the operation returned.
+func (c *call) serve(w http.ResponseWriter, r *http.Request) (int, any) {
+	answer, p := c.run(w, r)
+	if p != nil {
+		return p.Status, p
+	}
+	return statusOf(answer), answer
+}
+
+func (c *call) run(w http.ResponseWriter, r *http.Request) (any, *Problem) {
+	a := c.api
+	if a.underWay.Add(1) > a.cfg.MostCalls {
+		a.underWay.Add(-1)
+		return nil, problem(CodeOverloaded, "too many calls are under way").after(awhile)
+	}
+	defer a.underWay.Add(-1)
+	by, p := a.authenticate(r)
+	if p != nil {
+		return nil, p
+	}
+	c.by = by.name
+	if by.limiter != nil {
+		v := by.limiter.Reserve()
+		if wait := v.Delay(); wait > 0 {
+			v.Cancel()
+			return nil, problem(CodeLimited, "the key's rate is used up").after(wait + time.Millisecond)
+		}
+	}
+	path, ok := strings.CutPrefix(r.URL.EscapedPath(), Base+"/")
+	if !ok {
+		return nil, problem(CodeNotFound, "no such path: calls are below "+Base)
+	}
+	if path == documentPath {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			return nil, notAllowed("GET, HEAD")
+		}
+		c.operation = "getDocument"
+		return json.RawMessage(Document()), nil
+	}
+	o, values, allow := find(r.Method, strings.Split(path, "/"))
+	switch {
+	case allow != "":
+		return nil, notAllowed(allow)
+	case o == nil:
+		return nil, problem(CodeNotFound, "no such path")
+	}
+	c.operation = o.Name
+	if !by.may(o.Scope) {
+		p := problem(CodeForbidden, "the key lacks the scope "+string(o.Scope))
+		p.scope = o.Scope
+		return nil, p
+	}
+	request, p := a.read(o, w, r, values, by)
+	if p != nil {
+		return nil, p
+	}
+	return a.do(r.Context(), o, request)
+}
+
+// Command makes a call that comes by another way than HTTP: the operation's name, and one JSON object with all that HTTP has in path, query
+// and body. by stands where a key's name does; who may do what is the caller's to know. It returns the HTTP status and the answer, a
+// *Problem or what the operation has.
+func (a *API) Command(ctx context.Context, name string, input []byte, by string) (status int, answer any) {
+	at := slices.IndexFunc(operations, func(o *operation) bool { return o.Name == name })
+	if at < 0 {
+		p := problem(CodeNotFound, "no such operation")
+		return p.Status, p
+	}
+	o := operations[at]
+	request := reflect.New(o.request.typ)
+	p := o.request.readObject(request.Elem(), inAny, "", input)
+	if p == nil {
+		o.request.setCaller(request.Elem(), by)
+		answer, p = a.do(ctx, o, request.Interface())
+	}
+	if p != nil {
+		status, answer = p.Status, p
+	} else {
+		status = statusOf(answer)
+	}
+	a.calls.count(name, status)
+	return status, answer
+}
+
+// statusOf is the HTTP status of an operation's answer.
+func statusOf(answer any) int {
+	if x, ok := answer.(partial); ok {
+		return x.httpStatus()
+	}
+	return http.StatusOK
+}
+
+// do runs an operation within the deadline.
+func (a *API) do(ctx context.Context, o *operation, request any) (any, *Problem) {
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.Deadline)
+	defer cancel()
+	answer, err := o.serve(a, ctx, request)
+	if err == nil {
+		return answer, nil
+	}
+	p, known := problemOf(err)
+	if !known {
+		a.log.Error("api call failed", "op", o.Name, "err", err)
+	}
+	return nil, p
+}
+
+func notAllowed(allow string) *Problem {
+	p := problem(CodeMethodNotAllowed, "the path takes "+allow)
+	p.allow = allow
+	return p
+}
+
+// write sends the answer, in whole and in time.
+func (a *API) write(w http.ResponseWriter, status int, answer any) {
+	h := w.Header()
+	var body bytes.Buffer
+	if p, ok := answer.(*Problem); ok {
+		p.head(h)
+	} else {
+		h.Set("Content-Type", "application/json")
+	}
+	e := json.NewEncoder(&body)
+	e.SetEscapeHTML(false) // '<' in a name stays one
+	if err := e.Encode(answer); err != nil {
+		a.log.Error("api answer not encoded", "err", err)
+		status = http.StatusInternalServerError
+		body.Reset()
+	}
+	h.Set("Content-Length", strconv.Itoa(body.Len()))
+	// The deadline would stay with the connection, whose next request may be for a profile.
+	control := http.NewResponseController(w)
+	_ = control.SetWriteDeadline(time.Now().Add(a.cfg.AnswerTime))
+	w.WriteHeader(status)
+	_, _ = w.Write(body.Bytes()) // the caller may be gone
+	_ = control.Flush()
+	_ = control.SetWriteDeadline(time.Time{})
+}

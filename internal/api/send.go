@@ -1,0 +1,265 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+	"time"
+
+	"chatgate/internal/connection"
+	"chatgate/internal/protocol"
+	"chatgate/internal/router"
+)
+
+const (
+	// window is how many messages of one call are with the router at a time: a call for a thousand receivers takes its turn with what
+	// clients send.
+	window = 128
+	// sendMargin of the deadline is left for the answer.
+	sendMargin = 500 * time.Millisecond
+)
+
+// SendRequest is a message and whom it is for.
+type SendRequest struct {
+	IdempotencyKey protocol.MessageID `header:"Idempotency-Key" doc:"The message's id, in a header; the same as the field id."`
+	To             []protocol.UserID  `json:"to,omitempty" max:"1000" doc:"Users. One named twice gets it once." example:"[\"bob\"]"`
+	Rooms          []protocol.RoomID  `json:"rooms,omitempty" max:"1000" doc:"Rooms. With to, 1,000 receivers at most." example:"[\"lobby\"]"`
+	Everyone       bool               `json:"everyone,omitempty" doc:"Whoever is connected now, once; not together with to and rooms."`
+	Content        json.RawMessage    `json:"content" required:"" doc:"Any JSON value, null too; receivers get it as the bytes that came."`
+	From           protocol.UserID    `json:"from,omitempty" doc:"Who it is from, any name. Absent: the setting api.from."`
+	ID             protocol.MessageID `json:"id,omitempty" doc:"The idempotency key, unique for from: the same again stores nothing and gets the first answer again. Absent: one is made."`
+	Ephemeral      bool               `json:"ephemeral,omitempty" doc:"For those who are there now: stored nowhere, at most once."`
+}
+
+// SendAnswer says what became of a message.
+type SendAnswer struct {
+	ID       protocol.MessageID `json:"id" doc:"The message's id, given or made." example:"order-17"`
+	Results  []Result           `json:"results,omitempty" doc:"One for each receiver, users first, in the order named."`
+	Everyone *Reach             `json:"everyone,omitempty" doc:"How far a message for everyone came."`
+
+	failed int
+}
+
+// Result is what became of a message at one receiver: a status, or an error.
+type Result struct {
+	To      protocol.UserID `json:"to,omitempty" doc:"The user; or room."`
+	Room    protocol.RoomID `json:"room,omitempty" doc:"The room; or to."`
+	Status  protocol.Status `json:"status,omitempty" doc:"routed: handed to live gateways that hold connections of the receiver. stored: kept, nobody is there now. dropped: ephemeral, and nobody is there."`
+	Epoch   string          `json:"epoch,omitempty" doc:"With offset, where it stands in the receiver's log. Absent for ephemeral messages."`
+	Offset  uint64          `json:"offset,omitempty" doc:"Counts from 1 inside the epoch."`
+	Devices int             `json:"devices,omitempty" doc:"Connections of the user on the gateways it was handed to; not said of rooms."`
+	Ts      int64           `json:"ts,omitempty" doc:"When it was taken, ms since 1970."`
+	Error   *TargetError    `json:"error,omitempty" doc:"Instead of a status."`
+}
+
+// TargetError is why one receiver has not got a message.
+type TargetError struct {
+	Code         Code   `json:"code" doc:"conflict, overloaded and unavailable: certainly not stored by this call. unknown: repeat with the same key." example:"unknown"`
+	Detail       string `json:"detail" doc:"The same for people."`
+	RetryAfterMs int64  `json:"retryAfterMs,omitempty" doc:"When to try again."`
+}
+
+// Reach is how far a message for everyone came.
+type Reach struct {
+	Gateways int                  `json:"gateways" doc:"Living gateways that received it, each for all its connections."`
+	Missing  []protocol.GatewayID `json:"missing" doc:"Gateways that should have and didn't: just killed, most likely."`
+}
+
+// httpStatus is 207 when some have it and others not.
+func (a *SendAnswer) httpStatus() int {
+	if a.failed > 0 || a.Everyone != nil && len(a.Everyone.Missing) > 0 {
+		return 207
+	}
+	return 200
+}
+
+var sendMessage = on(operation{
+	Name: "sendMessage", Method: "POST", Path: "/messages", Scope: ScopeSend,
+	Summary: "Send a message",
+	Description: "To users, to rooms, or to everyone. Each receiver has a result of its own, as true as an ack. " +
+		"200: all have it. 207: some have it, and the others' results have an error. Where all failed in one way, the answer is that problem, with the results in it. " +
+		"Messages of one call to one receiver are stored in the order of the calls, if each waits for the answer of the one before.",
+	Codes: []Code{CodeConflict, CodeTooLarge, CodeOverloaded, CodeUnavailable, CodeUnknown},
+}, (*API).sendMessage)
+
+func (a *API) sendMessage(ctx context.Context, q *SendRequest) (*SendAnswer, error) {
+	if p := q.check(); p != nil {
+		return nil, p
+	}
+	if q.From == "" {
+		q.From = a.cfg.From
+	}
+	if q.ID == "" {
+		q.ID = a.makeID()
+	}
+	if q.Everyone {
+		return a.sendEveryone(ctx, q)
+	}
+	targets := targetsOf(q)
+	messages := make([]router.Message, len(targets))
+	now := time.Now().UnixMilli()
+	for i, to := range targets {
+		m := &messages[i]
+		m.To, m.From, m.ID, m.Content, m.Ts, m.Ephemeral = to, q.From, []byte(q.ID), q.Content, now, q.Ephemeral
+		head := protocol.MessageHead{ID: m.ID, From: m.From, Content: m.Content, Ts: m.Ts, Ephemeral: m.Ephemeral}
+		if to.Kind() == 'u' {
+			head.To = []byte(to.Name())
+		} else {
+			head.Room = []byte(to.Name())
+		}
+		m.Frame = protocol.AppendMessageHead(make([]byte, 0, len(q.Content)+frameOverhead), &head)
+		if len(m.Frame)+positionBytes > a.cfg.MaxFrameBytes {
+			return nil, problem(CodeTooLarge, "content: the message would be over the "+strconv.Itoa(a.cfg.MaxFrameBytes)+" bytes that clients expect of a frame")
+		}
+	}
+	return q.answer(targets, a.carry(ctx, messages))
+}
+
+const (
+	frameOverhead = 128
+	// positionBytes is what a frame gets behind its head: `,"epoch":"…","offset":…}`, both as long as they may be.
+	positionBytes = 64
+)
+
+func (q *SendRequest) check() *Problem {
+	if q.IdempotencyKey != "" {
+		if q.ID != "" && q.ID != q.IdempotencyKey {
+			return bad("id", "is not the Idempotency-Key of the header")
+		}
+		q.ID = q.IdempotencyKey
+	}
+	switch n := len(q.To) + len(q.Rooms); {
+	case q.Everyone && n > 0:
+		return bad("everyone", "not together with to and rooms")
+	case !q.Everyone && n == 0:
+		return bad("to", "one of to, rooms and everyone must name somebody")
+	case n > 1000:
+		return problem(CodeTooLarge, "to: with rooms, more than 1000")
+	}
+	return nil
+}
+
+// makeID names a message that came without an id: unique, since the gateway's id is.
+func (a *API) makeID() protocol.MessageID {
+	n := strconv.FormatUint(a.made.Add(1), 36)
+	gateway := string(a.cfg.Gateway)
+	if most := protocol.MaxMessageIDBytes - len(n) - 1; len(gateway) > most {
+		gateway = gateway[len(gateway)-most:] // its random end
+	}
+	return protocol.MessageID(gateway + "-" + n)
+}
+
+// targetsOf are the addresses, each once.
+func targetsOf(q *SendRequest) []protocol.Address {
+	targets := make([]protocol.Address, 0, len(q.To)+len(q.Rooms))
+	seen := make(map[protocol.Address]struct{}, cap(targets))
+	add := func(to protocol.Address) {
+		if _, twice := seen[to]; !twice {
+			seen[to] = struct{}{}
+			targets = append(targets, to)
+		}
+	}
+	for _, u := range q.To {
+		add(protocol.UserAddress(u))
+	}
+	for _, r := range q.Rooms {
+		add(protocol.RoomAddress(r))
+	}
+	return targets
+}
+
+// carry sends messages through the lanes, a window at a time, and returns what became of each. A message that the router still has at
+// the end of the deadline may be stored or not; one that it never got is certainly not.
+func (a *API) carry(ctx context.Context, messages []router.Message) []router.Result {
+	if end, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, end.Add(-sendMargin))
+		defer cancel()
+	}
+	results := make([]router.Result, len(messages))
+	answered := make(chan int, len(messages)) // so that nobody in the router ever waits for us
+	var out connection.Batch
+	sent, open := 0, 0
+	for sent < len(messages) || open > 0 {
+		for sent < len(messages) && open < window && ctx.Err() == nil {
+			m, i := &messages[sent], sent
+			results[i].Err = &protocol.ReplyError{Code: protocol.CodeUnknown, Message: "not answered in time, repeat with the same key"}
+			m.Done = func(*connection.Batch, *router.Message) { answered <- i }
+			if !m.Ephemeral {
+				a.cfg.Router.Hold(m.To)
+			}
+			a.cfg.Router.Send(&out, m)
+			sent, open = sent+1, open+1
+		}
+		select {
+		case i := <-answered:
+			results[i] = messages[i].Result
+			open--
+		case <-ctx.Done():
+			for i := sent; i < len(messages); i++ {
+				results[i].Err = &protocol.ReplyError{Code: protocol.CodeUnavailable, Message: notInTime, RetryAfterMs: awhile.Milliseconds()}
+			}
+			return results
+		}
+	}
+	return results
+}
+
+// answer says what became of a message at each receiver.
+func (q *SendRequest) answer(targets []protocol.Address, results []router.Result) (*SendAnswer, error) {
+	answer := &SendAnswer{ID: q.ID, Results: make([]Result, len(targets))}
+	var first *protocol.ReplyError
+	same := true // all failed, in one way
+	for i, to := range targets {
+		r, result := &results[i], &answer.Results[i]
+		if to.Kind() == 'u' {
+			result.To = protocol.UserID(to.Name())
+		} else {
+			result.Room = protocol.RoomID(to.Name())
+		}
+		if r.Err == nil {
+			same = false
+			result.Status, result.Epoch, result.Offset, result.Ts = r.Status, r.Epoch, r.Offset, r.Ts
+			if to.Kind() == 'u' {
+				result.Devices = r.Devices
+			}
+			continue
+		}
+		answer.failed++
+		if first == nil {
+			first = r.Err
+		}
+		same = same && r.Err.Code == first.Code
+		result.Error = &TargetError{Code: codeOf(r.Err), Detail: r.Err.Message, RetryAfterMs: r.Err.RetryAfterMs}
+	}
+	if !same {
+		return answer, nil
+	}
+	p := problem(codeOf(first), first.Message).after(time.Duration(first.RetryAfterMs) * time.Millisecond)
+	p.ID, p.Results = answer.ID, answer.Results
+	return nil, p
+}
+
+func (a *API) sendEveryone(ctx context.Context, q *SendRequest) (*SendAnswer, error) {
+	if !a.cfg.Registry.Answers("") {
+		return nil, unavailable()
+	}
+	reach, err := a.cfg.Router.Broadcast(ctx, &protocol.MessageHead{
+		ID: []byte(q.ID), From: q.From, Content: q.Content, Ts: time.Now().UnixMilli(), Ephemeral: true,
+	})
+	switch {
+	case err != nil && reach.Gateways > 0:
+		return nil, problem(CodeUnknown, "some gateways received it, and of others it is not known").after(awhile)
+	case err != nil:
+		return nil, err
+	}
+	return &SendAnswer{ID: q.ID, Everyone: &Reach{Gateways: reach.Gateways, Missing: listed(reach.Missing)}}, nil
+}
+
+// listed is a list that is written as [] when it is empty.
+func listed[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}

@@ -1,0 +1,33 @@
+package gateway
+
+import (
+	"net/http"
+	"strings"
+
+	"chatgate/internal/api"
+	"chatgate/internal/protocol"
+)
+
+// newAPI makes the server API. Without keys it is open to whoever is on this machine, as long as nobody else reaches the listener: there
+// localHosts keeps pages away that call it by a name of theirs.
+func (g *Gateway) newAPI() (err error) {
+	ac := api.DefaultConfig()
+	ac.Gateway, ac.Log, ac.Keys = g.id, g.log, g.cfg.API.Keys
+	ac.Open = onLoopback(g.cfg.InternalListen)
+	ac.From, ac.MaxFrameBytes, ac.Deadline = protocol.UserID(g.cfg.API.From), g.cfg.Limits.FrameBytes, g.cfg.API.Deadline
+	ac.Registry, ac.History, ac.Router, ac.Revocations = g.registry, g.history, g.router, g.revoked
+	ac.Snapshot = g.snapshot
+	g.api, err = api.New(ac)
+	return err
+}
+
+// withAPI answers what is below /api/ itself. It stands before the mux, which would clean a path: there may be a user called "..".
+func (g *Gateway) withAPI(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/api/") {
+			g.api.ServeHTTP(w, r)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
