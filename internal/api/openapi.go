@@ -17,7 +17,7 @@ const documentPath = "openapi.json"
 
 // Document is the OpenAPI 3.1 document of the table of operations.
 var Document = sync.OnceValue(func() []byte {
-	d := documenter{schemas: object{}}
+	d := documenter{schemas: object{}, responses: object{}}
 	paths := object{}
 	for _, o := range operations {
 		item, _ := paths[o.Path].(object)
@@ -50,11 +50,8 @@ var Document = sync.OnceValue(func() []byte {
 		"security": []object{{"key": []string{}}},
 		"paths":    paths,
 		"components": object{
-			"schemas": d.schemas,
-			"responses": object{"problem": object{
-				"description": "What is wrong, as RFC 9457 has it.",
-				"content":     object{"application/problem+json": object{"schema": reference("Problem")}},
-			}},
+			"schemas":   d.schemas,
+			"responses": d.responses,
 			"securitySchemes": object{"key": object{
 				"type": "http", "scheme": "bearer",
 				"description": "A key of the setting api.keys. Each has scopes, and each operation names the one it needs in x-scope:\n\n- " + strings.Join(scopes, "\n- "),
@@ -75,8 +72,8 @@ type object map[string]any
 
 func reference(name string) object { return object{"$ref": "#/components/schemas/" + name} }
 
-// documenter collects the schemas that operations refer to.
-type documenter struct{ schemas object }
+// documenter collects what operations refer to.
+type documenter struct{ schemas, responses object }
 
 // everyCall are the problems that any call may have.
 var everyCall = []Code{CodeBadRequest, CodeUnauthorized, CodeForbidden, CodeDisabled, CodeLimited, CodeInternal, CodeOverloaded}
@@ -103,14 +100,7 @@ func (d *documenter) operation(o *operation) object {
 		responses["207"] = object{"description": "Done in part: the answer says what not.", "content": answer["content"]}
 	}
 	for status, codes := range o.problems() {
-		texts := make([]string, len(codes))
-		for i, c := range codes {
-			texts[i] = "`" + string(c) + "`: " + c.info().Meaning
-		}
-		responses[strconv.Itoa(status)] = object{
-			"description": strings.Join(texts, "\n\n"),
-			"content":     object{"application/problem+json": object{"schema": reference("Problem")}},
-		}
+		responses[strconv.Itoa(status)] = d.problem(codes)
 	}
 	out := object{
 		"operationId": o.Name, "summary": o.Summary, "description": o.Description, "tags": []Scope{o.Scope}, "x-scope": o.Scope,
@@ -140,6 +130,24 @@ func (d *documenter) operation(o *operation) object {
 		}
 	}
 	return out
+}
+
+// problem enters the answer for any of these codes among the components, and returns a reference to it.
+func (d *documenter) problem(codes []Code) object {
+	var name string
+	texts := make([]string, len(codes))
+	for i, c := range codes {
+		if i > 0 {
+			name += "-or-"
+		}
+		name += strings.ReplaceAll(string(c), "_", "-")
+		texts[i] = "`" + string(c) + "`: " + c.info().Meaning
+	}
+	d.responses[name] = object{
+		"description": strings.Join(texts, "\n\n"),
+		"content":     object{"application/problem+json": object{"schema": reference("Problem")}},
+	}
+	return object{"$ref": "#/components/responses/" + name}
 }
 
 // schema enters a struct among the components, and returns a reference to it.
@@ -206,7 +214,7 @@ func (d *documenter) kind(f *field, t reflect.Type) object {
 	case t == reflect.TypeFor[protocol.Status]():
 		return object{"type": "string", "enum": []protocol.Status{protocol.StatusRouted, protocol.StatusStored, protocol.StatusDropped}}
 	case t == reflect.TypeFor[protocol.PresenceState]():
-		return object{"type": "string", "enum": []protocol.PresenceState{protocol.StateOnline, protocol.StateOffline}}
+		return object{"type": "string", "enum": []protocol.PresenceState{protocol.StateOnline, protocol.StateOffline, protocol.StateUnknown}}
 	}
 	switch t.Kind() {
 	case reflect.Pointer:

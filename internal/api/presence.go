@@ -23,7 +23,7 @@ type PresenceAnswer struct {
 
 // UserPresence is what is known of one user.
 type UserPresence struct {
-	State    protocol.PresenceState `json:"state" doc:"online or offline." example:"online"`
+	State    protocol.PresenceState `json:"state" doc:"online, offline, or unknown: Redis was away, may have forgotten the user, and is told again within seconds." example:"online"`
 	Version  string                 `json:"version,omitempty" doc:"Changes with every change of the state; absent while one is under way."`
 	Devices  int                    `json:"devices,omitempty" doc:"Connections that count."`
 	LastSeen int64                  `json:"lastSeen,omitempty" doc:"When the user went offline, ms since 1970."`
@@ -57,6 +57,8 @@ func (a *API) getPresence(ctx context.Context, q *PresenceRequest) (*PresenceAns
 		p := UserPresence{State: protocol.StateOffline, Version: w.Version, LastSeen: w.LastSeen}
 		if n := len(w.Locations); n > 0 {
 			p.State, p.Devices = protocol.StateOnline, n
+		} else if w.Unsure {
+			p.State = protocol.StateUnknown
 		}
 		answer.Users[w.User] = p
 	}
@@ -118,6 +120,9 @@ func (a *API) getUserConnections(ctx context.Context, q *UserRequest) (*Connecti
 	found, err := a.locate(ctx, q.User)
 	if err != nil {
 		return nil, err
+	}
+	if found[0].Unsure {
+		return nil, presence.ErrUnsure
 	}
 	answer := &ConnectionsAnswer{User: q.User, Connections: []Connection{}, Missing: a.missing()}
 	for i := range found[0].Locations {

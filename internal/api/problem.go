@@ -60,7 +60,7 @@ var Codes = []CodeInfo{
 	{CodeLimited, 429, "Too many requests", true, "This key may call again after `retryAfterMs`."},
 	{CodeInternal, 500, "Internal error", true, "A mistake of the gateway."},
 	{CodeOverloaded, 503, "Overloaded", true, "The gateway has too much to do; nothing was done. Again after `retryAfterMs`."},
-	{CodeUnavailable, 503, "Unavailable", true, "Redis does not answer, and certainly nothing was done. Again after `retryAfterMs`."},
+	{CodeUnavailable, 503, "Unavailable", true, "Redis does not answer, or is still being told what it forgot; certainly nothing was done. Again after `retryAfterMs`."},
 	{CodeUnknown, 504, "Outcome unknown", true, "Whether it was done is not known: repeat with the same idempotency key."},
 }
 
@@ -121,6 +121,8 @@ func problemOf(err error) (p *Problem, known bool) {
 	switch {
 	case errors.Is(err, presence.ErrUnavailable), errors.Is(err, history.ErrUnavailable), errors.Is(err, auth.ErrUnavailable):
 		return unavailable(), true
+	case errors.Is(err, presence.ErrUnsure):
+		return problem(CodeUnavailable, "redis was away and may have forgotten who is there").after(awhile), true
 	case errors.Is(err, router.ErrTooLarge):
 		return problem(CodeTooLarge, "content: the message would be larger than clients were told to expect"), true
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):

@@ -126,6 +126,10 @@ func (c *Config) gap() time.Duration { return c.Pulse + c.Pulse/2 }
 // whether the call took effect, and every call of this package may be repeated.
 var ErrUnavailable = errors.New("presence: redis unavailable")
 
+// ErrUnsure says that Redis was away or tells another history, and may have forgotten
+// what was looked for: until the quiet time is over the gateways tell it again.
+var ErrUnsure = errors.New("presence: redis may have forgotten it")
+
 // ErrReplaced says that a newer connection of the same device, or class of devices,
 // registered while this one was away.
 var ErrReplaced = errors.New("presence: replaced by a newer connection")

@@ -245,7 +245,7 @@ func (r *Registry) Living(ctx context.Context) ([]protocol.GatewayID, error) {
 
 // Find returns whose a connection is and where, false when no living gateway holds it: it has ended, or was told to go. Its id says nothing of
 // its user, so each living gateway's index is asked for it: two or three round trips, however many connections there are. The error is
-// ErrUnavailable.
+// ErrUnavailable, or ErrUnsure where it isn't found and may be there all the same.
 func (r *Registry) Find(ctx context.Context, conn protocol.ConnID) (u protocol.UserID, l Location, ok bool, err error) {
 	living, err := r.Living(ctx)
 	if err != nil {
@@ -285,6 +285,11 @@ func (r *Registry) Find(ctx context.Context, conn protocol.ConnID) (u protocol.U
 		l.Conn = conn
 		if parsed && !marked && r.counts(r.groupOf(user).view.Load(), l) {
 			return user, l, true, nil
+		}
+	}
+	for _, g := range r.groups {
+		if g.view.Load().unsure(r.cfg.gap()) {
+			return "", Location{}, false, ErrUnsure
 		}
 	}
 	return "", Location{}, false, nil
