@@ -43,7 +43,7 @@ func TestEverySettingCanComeFromEachPlace(t *testing.T) {
 				value, inFile = "true", "true"
 			case strings.HasSuffix(s.Name, "listen"):
 				value, inFile = ":7", "':7'"
-			case s.Name == "name", s.Name == "redis.master-name", strings.HasPrefix(s.Name, "tls."):
+			case s.Name == "name", s.Name == "api.from", s.Name == "redis.master-name", strings.HasPrefix(s.Name, "tls."):
 				value, inFile = "x", "x"
 			}
 			// The value alone is looked at: some don't fit the defaults of other settings.
