@@ -345,7 +345,8 @@ func (w *model) heartbeat(t *rapid.T) {
 	}))
 }
 
-// presence tells of each user how many connections it has, and no version stands for two states.
+// presence tells of each user how many connections it has, and no version stands for two states. Of who isn't found it may say for a while
+// that it doesn't know.
 func (w *model) presence(t *rapid.T) {
 	c := w.someone(t)
 	w.did("%s asks who is there", c.Name)
@@ -353,26 +354,45 @@ func (w *model) presence(t *rapid.T) {
 	for _, u := range w.users {
 		names = append(names, u.name)
 	}
-	states, err := c.Presence(names...)
-	w.must(err)
-	for _, u := range w.users {
-		s := states[u.name]
-		least, most := len(w.of(u)), len(w.of(u))+u.leaving
-		if u.unsure {
-			least = 0
+	w.must(Poll(modelRepair, func() error {
+		states, err := c.Presence(names...)
+		if err != nil {
+			return stop{err}
 		}
-		if time.Now().Before(u.until) {
-			most += u.killed
+		for _, u := range w.users {
+			if err := w.judge(u, states[u.name]); err != nil {
+				return err
+			}
 		}
-		online := s.State == "online" && s.Devices > 0
-		w.want("presence is wrong", (online || s.State == "offline" && s.Devices == 0) && s.Devices >= least && s.Devices <= most,
-			"%s: %+v, want %d to %d devices", u.name, s, least, most)
-		if s.Version == "" {
-			continue
-		}
-		if before, ok := w.versions[u.name+" "+s.Version]; ok {
-			w.want("a version of presence stands for two states", before == s.State, "%s: %+v, it was %s", u.name, s, before)
-		}
-		w.versions[u.name+" "+s.Version] = s.State
+		return nil
+	}))
+}
+
+// judge holds a state of presence against what the model knows.
+func (w *model) judge(u *modelUser, s UserState) error {
+	least, most := len(w.of(u)), len(w.of(u))+u.leaving
+	if u.unsure {
+		least = 0
 	}
+	if time.Now().Before(u.until) {
+		most += u.killed
+	}
+	said := fmt.Sprintf("%s: %+v, want %d to %d devices", u.name, s, least, most)
+	if s.State == "unknown" && s.Devices == 0 && s.Version == "" && least == 0 {
+		if time.Now().Before(w.quiet) {
+			return nil
+		}
+		return failure{"presence stays unknown", said} // a gateway that was slow says so too, and looks again
+	}
+	if online := s.State == "online" && s.Devices > 0; !online && (s.State != "offline" || s.Devices != 0) || s.Devices < least || s.Devices > most {
+		return stop{failure{"presence is wrong", said}}
+	}
+	if s.Version == "" {
+		return nil
+	}
+	if before, ok := w.versions[u.name+" "+s.Version]; ok && before != s.State {
+		return stop{failure{"a version of presence stands for two states", fmt.Sprintf("%s: %+v, it was %s", u.name, s, before)}}
+	}
+	w.versions[u.name+" "+s.Version] = s.State
+	return nil
 }

@@ -175,6 +175,7 @@ func (w *model) flush() error {
 		clear(u.cursors)
 		u.unsure = true
 	}
+	defer func() { w.quiet = time.Now().Add(modelQuiet) }()
 	return w.redis.FlushAll()
 }
 
@@ -218,6 +219,7 @@ func (w *model) anotherLine(losing bool) error {
 			return err
 		}
 	}
+	w.quiet = time.Now().Add(modelQuiet)
 	for _, u := range w.users {
 		if err := w.healed(u, began); err != nil {
 			return err

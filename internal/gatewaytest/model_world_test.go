@@ -22,6 +22,8 @@ const (
 	modelRepair = 3 * Deadline
 	// ghosts is how long a killed gateway's connections may still be counted: its lease, and a quiet time that ends it late.
 	modelGhosts = 8 * time.Second
+	// modelQuiet is how long Redis may be thought to have forgotten somebody: the quiet time, and the pulses around it.
+	modelQuiet = 8 * time.Second
 )
 
 // modelCluster is what all runs on one Redis share: gateways that go on from run to run, so that a run costs no start.
@@ -31,6 +33,7 @@ type modelCluster struct {
 	gateways []*modelGateway
 	runs     int
 	shaky    time.Time // until then a gateway may not hear what is published, for its subscription is being made anew
+	quiet    time.Time // until then a gateway may not know whether Redis has forgotten somebody
 	told     sync.Once // the story of the first failure: rapid tells only that of the smallest
 }
 
