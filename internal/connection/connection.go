@@ -46,6 +46,8 @@ type Connection struct {
 	inMessage bool        // a message has begun and is not complete: rbuf holds its beginning
 	refused   bool        // what came was given up: nothing more can be read as WebSocket
 	first     [1]byte     // what a reader that waits in gorilla has room for at rest
+	toll      func()      // see Run
+	came      Came        // since it was last asked for
 
 	// Written by the reader before waiting is set, read by others after they saw waiting.
 	wake chan struct{}
@@ -57,7 +59,7 @@ type Connection struct {
 	touched  atomic.Pointer[Batch] // the Batch that has this connection in its list; see Batch
 	inFlight atomic.Int32
 	hooks    atomic.Uint32
-	waiting  atomic.Bool // the reader is held in Acquire
+	waiting  atomic.Bool // the reader is held, in Acquire or Hold
 	busy     atomic.Bool // the reader is in its handle function: the client may be talking, and nobody listens
 
 	// The clocks of the sweep. Any goroutine; instants.

@@ -3,6 +3,7 @@ package connection
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -38,6 +39,7 @@ type gate struct {
 	srv    *httptest.Server
 	clock  *fakeClock // of the rules; nil: the real one
 	handle func(*Connection, []byte)
+	toll   func(*Connection) // nil: control frames cost nothing
 
 	upgraded chan *Connection
 	serving  sync.WaitGroup
@@ -100,12 +102,19 @@ func (g *gate) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	go func() {
 		defer g.serving.Done()
 		defer g.m.Remove(c)
-		cause <- c.Run(func(b []byte) { g.handle(c, b) })
+		cause <- c.Run(func(b []byte) { g.handle(c, b) }, g.tollOf(c))
 	}()
 	g.upgraded <- c
 }
 
 var nextID atomic.Uint64
+
+func (g *gate) tollOf(c *Connection) func() {
+	if g.toll == nil {
+		return nil
+	}
+	return func() { g.toll(c) }
+}
 
 // stop ends what the test left open and verifies the invariants.
 func (g *gate) stop() {
@@ -164,6 +173,9 @@ func (g *gate) rawDial(recvBuffer int) (*Connection, *rawClient) {
 	nc, err := d.Dial("tcp", g.srv.Listener.Addr().String())
 	if err != nil {
 		g.t.Fatalf("dial: %v", err)
+	}
+	if g.srv.TLS != nil {
+		nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true})
 	}
 	g.t.Cleanup(func() { nc.Close() })
 	r := &rawClient{t: g.t, nc: nc, br: bufio.NewReader(nc)}

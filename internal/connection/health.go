@@ -88,8 +88,8 @@ func (c *Connection) judge(now instant) (end Kind, ping bool) {
 	if at := c.expires.Load(); at != 0 && now >= at {
 		return KindTokenExpired, false
 	}
-	if c.busy.Load() || c.waiting.Load() {
-		return KindUnknown, false // nobody listens to it: its silence is ours
+	if c.busy.Load() {
+		return KindUnknown, false // nobody listens to it, held or not: its silence is ours
 	}
 	if c.identity.Load() == nil && passed(now, c.registerFrom.Load(), cfg.RegisterTimeout) {
 		return KindRegisterTimeout, false

@@ -49,6 +49,7 @@ func (c *Connection) fill() error {
 	if c.in == nil {
 		c.in = newInput()
 	}
+	c.pay()
 	in := c.in
 	in.room()
 	if err := c.raw.Read(in.try); err != nil {
@@ -96,7 +97,9 @@ func (c *Connection) feed(p []byte) (int, error) {
 				c.refuse(Cause{Kind: KindProtocol, Reason: "close frame of one byte"})
 				return 0, errOddClose
 			}
+			c.pay()
 			c.frameLeft = size
+			c.came.Bytes += size
 			break
 		}
 		c.begun()
@@ -143,6 +146,7 @@ func (c *Connection) begins() bool {
 		default:
 			return true
 		}
+		c.came.Bytes += size
 		c.in.used += int(size)
 	}
 	return true // a message that was not read to its end, because the connection is closing: gorilla throws it away

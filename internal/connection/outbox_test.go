@@ -365,7 +365,7 @@ func TestOverTLS(t *testing.T) {
 		conns <- c
 		go func() {
 			defer m.Remove(c)
-			done <- c.Run(func(b []byte) { c.Send(b) })
+			done <- c.Run(func(b []byte) { c.Send(b) }, nil)
 		}()
 	}))
 	defer srv.Close()
@@ -410,7 +410,7 @@ func TestSlowConsumerOverTLSIsCut(t *testing.T) {
 			return
 		}
 		conns <- c
-		go func() { done <- c.Run(func([]byte) {}) }()
+		go func() { done <- c.Run(func([]byte) {}, nil) }()
 	}))
 	defer srv.Close()
 	nc, err := net.Dial("tcp", srv.Listener.Addr().String())

@@ -24,8 +24,12 @@ var readBuffers = sync.Pool{New: func() any { return &readBuffer{b: make([]byte,
 // Run reads until the connection has ended, and hands each text message to handle, whose argument is valid until it returns. It is
 // called once, by the goroutine that is the reader from then on, and returns when the socket is closed and what it held is given back.
 // Only hooks may then still be running, and with them the values they can read.
-func (c *Connection) Run(handle func(frame []byte)) Cause {
+//
+// toll is called when control frames have come, before anything behind them is handled: like handle it may ask what came, and hold the
+// reader. nil: they cost nothing.
+func (c *Connection) Run(handle func(frame []byte), toll func()) Cause {
 	defer c.finish() // also when handle panics
+	c.toll = toll
 	c.linger(c.read(handle))
 	return *c.cause.Load()
 }
@@ -98,6 +102,7 @@ func (c *Connection) message(handle func([]byte)) error {
 		c.Close(Cause{Kind: KindTokenExpired}) // before the sweep has, which a process that was paused is late with
 		return nil
 	}
+	c.came.Frames++
 	c.busy.Store(true)
 	handle(frame)
 	c.Text()
@@ -165,6 +170,7 @@ func (c *Connection) begun() {
 
 // control notes that a control frame is complete. Between fragments it ends nothing.
 func (c *Connection) control() {
+	c.came.Frames++
 	if !c.inMessage {
 		c.messageBegan.Store(0)
 	}
@@ -186,56 +192,6 @@ func (c *Connection) Text() {
 	now := c.cfg.now()
 	c.lastPing.Store(now)
 	c.lastByte.Store(now)
-}
-
-// Acquire takes a place in the in-flight window. Only the reader calls it, and it waits there until Release makes room: the socket is
-// not read meanwhile, and TCP tells the client. False: the connection is closing, and nothing was taken.
-func (c *Connection) Acquire() bool {
-	limit := int32(c.cfg.InFlight)
-	for !c.closing() {
-		n := c.inFlight.Load()
-		if limit <= 0 || n < limit {
-			if c.inFlight.CompareAndSwap(n, n+1) {
-				return true
-			}
-			continue
-		}
-		c.hold(limit)
-	}
-	return false
-}
-
-// hold waits until there may be room, or the connection closes. It announces itself, then looks again: a Release that came before the
-// announcement is seen by the look, a later one sees the announcement; the same goes for Close. A wake-up left over from before only
-// makes one round more.
-func (c *Connection) hold(limit int32) {
-	if c.wake == nil {
-		c.wake = make(chan struct{}, 1)
-	}
-	c.waiting.Store(true)
-	if c.inFlight.Load() >= limit && !c.closing() {
-		<-c.wake
-	}
-	c.lastByte.Store(c.cfg.now()) // held, not silent
-	c.waiting.Store(false)
-}
-
-// Release gives back what Acquire took. Any goroutine, once for each Acquire that returned true.
-func (c *Connection) Release() {
-	if c.inFlight.Add(-1) < 0 {
-		panic("connection: Release without Acquire")
-	}
-	c.wakeReader()
-}
-
-func (c *Connection) wakeReader() {
-	if !c.waiting.Load() {
-		return
-	}
-	select {
-	case c.wake <- struct{}{}:
-	default:
-	}
 }
 
 // pinged answers a ping. On the reader.

@@ -378,7 +378,7 @@ func TestPanicInHandleEndsTheConnection(t *testing.T) {
 		conns <- c
 		go func() {
 			defer func() { recovered <- recover() }()
-			c.Run(func([]byte) { panic("a mistake") })
+			c.Run(func([]byte) { panic("a mistake") }, nil)
 		}()
 	}))
 	defer srv.Close()

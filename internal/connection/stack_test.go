@@ -51,5 +51,5 @@ func TestPanicOnALentStackTellsWhere(t *testing.T) {
 			t.Errorf("ended by %s", cause.Kind)
 		}
 	}()
-	c.Run(mistaken)
+	c.Run(mistaken, nil)
 }

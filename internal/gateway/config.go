@@ -105,7 +105,9 @@ type LimitsConfig struct {
 	ConnectRate          int             `default:"500" zero:"no limit" help:"New connections a second on this gateway; as many may come at once."`
 	ConnectRatePerIP     int             `default:"50" zero:"no limit" help:"New connections a second from one client address (IPv6: one /64); as many may come at once."`
 	MaxConnections       ConnectionLimit `default:"auto" zero:"no limit" help:"Connections at a time on this gateway; auto: what the limit of open files leaves room for."`
-	MessageRate          int             `default:"100" zero:"no limit" help:"Messages a second from one connection."`
+	MessageRate          int             `default:"100" zero:"no limit" help:"Messages a second from one connection; as many may come at once."`
+	FrameRate            int             `default:"1000" zero:"no limit" help:"Frames a second from one connection, of any kind, also pings, heartbeats and what is refused; as many may come at once."`
+	ByteRate             int             `default:"262144" zero:"no limit" help:"Bytes a second from one connection, as they come from the network (after TLS); as many, or one largest frame, may come at once."`
 	ConnectionsPerUser   int             `default:"5" zero:"no limit" help:"Connections of one user in the whole cluster; a further one ends the stalest."`
 	DeviceClasses        []string        `zero:"none" placeholder:"CLASS=N" help:"Classes of devices, and how many connections of each a user may have in the whole cluster (0: no limit): phone=1,desktop=1. Clients must name one when they register."`
 	ClassPolicy          string          `default:"newest" enum:"newest,oldest" help:"Who keeps the place in a full class of devices: the newest connection, or those that have it."`
@@ -117,6 +119,14 @@ type LimitsConfig struct {
 	OutboxBytes          int             `default:"262144" help:"Bytes waiting for one client before it counts as a slow consumer."`
 	OutboxFrames         int             `default:"1024" help:"Frames waiting for one client before it counts as a slow consumer."`
 	InFlight             int             `default:"64" help:"Messages of one connection being sent at a time; then its reader waits."`
+}
+
+// connection is what one connection may do, as package handler wants it.
+func (c LimitsConfig) connection() handler.Limits {
+	return handler.Limits{
+		MessageRate: c.MessageRate, FrameRate: c.FrameRate, ByteRate: c.ByteRate,
+		MaxRooms: c.RoomsPerConnection, OpenRooms: c.OpenRooms, MaxWatches: c.WatchesPerConnection,
+	}
 }
 
 // HeartbeatConfig says when a silent connection ends, and when any does.
@@ -293,8 +303,8 @@ func (c Config) validateRelations(wrong func(name, format string, args ...any)) 
 	if c.History.Positions < c.History.Age {
 		wrong("history.positions", "must be at least history.age, or a log would be kept without its position")
 	}
-	if d.Delay+d.Window > d.Deadline {
-		wrong("drain.deadline", "must be at least drain.delay and drain.window together")
+	if d.Delay+d.Window >= d.Deadline {
+		wrong("drain.deadline", "must be more than drain.delay and drain.window together, or those closed last have no time to leave")
 	}
 }
 

@@ -21,7 +21,7 @@ func RunDev(ctx context.Context, cfg Config, nodes int, log *slog.Logger) error 
 		return err
 	}
 	if !cfg.Insecure && !onLoopback(cfg.Listen) {
-		return errors.New("listen: dev is for this machine; to listen beyond loopback say --insecure")
+		return fmt.Errorf("%w: listen: dev is for this machine; to listen beyond loopback say --insecure", ErrConfig)
 	}
 	gateways, release, err := devGateways(cfg, nodes, log)
 	defer release()

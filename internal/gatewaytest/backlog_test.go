@@ -17,7 +17,7 @@ func TestLongBacklogStaysWithinItsBounds(t *testing.T) {
 	text := strings.Repeat("x", 2000) // more in all than the kernel's buffers take
 	content := strconv.Quote(text)
 	r := StartRedis(t)
-	g := StartGateway(t, r, Options{Flags: []string{"--history.messages=20000", "--limits.message-rate=0"}})
+	g := StartGateway(t, r, Options{Flags: []string{"--history.messages=20000", "--limits.message-rate=0", "--limits.frame-rate=0", "--limits.byte-rate=0"}})
 	alice := Connect(t, g.WS(), "alice")
 	for range backlog {
 		if _, err := alice.Send("bob", text, ""); err != nil {

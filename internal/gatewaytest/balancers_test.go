@@ -16,7 +16,7 @@ func TestEveryMessageArrivesOnceAndInOrderThroughABalancer(t *testing.T) {
 	for name, startBalancer := range map[string]func(testing.TB, ...string) *Proxy{"nginx": StartNginx, "haproxy": StartHAProxy} {
 		t.Run(name, func(t *testing.T) {
 			r := Shared(t, Standalone)
-			flags := []string{"--trusted-proxies=127.0.0.1/32", "--insecure", "--limits.connect-rate-per-ip=0", "--limits.message-rate=0"}
+			flags := []string{"--trusted-proxies=127.0.0.1/32", "--insecure", "--limits.connect-rate-per-ip=0", "--limits.message-rate=0", "--limits.frame-rate=0", "--limits.byte-rate=0"}
 			a, b := StartGateway(t, r, Options{Name: "a", Flags: flags}), StartGateway(t, r, Options{Name: "b", Flags: flags})
 			balancer := startBalancer(t, a.Addr, b.Addr)
 

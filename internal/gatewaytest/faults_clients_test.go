@@ -244,7 +244,7 @@ func TestFaultStormOfReconnects(t *testing.T) {
 	t.Parallel()
 	flags := scaled(swift, nil)
 	if flags == nil {
-		flags = []string{"--limits.message-rate=0", "--limits.connect-rate-per-ip=0"} // all come from one address here
+		flags = []string{"--limits.message-rate=0", "--limits.frame-rate=0", "--limits.byte-rate=0", "--limits.connect-rate-per-ip=0"} // all come from one address here
 	} else {
 		flags = append(flags, "--limits.connect-rate=100")
 	}

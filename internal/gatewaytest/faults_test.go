@@ -48,7 +48,7 @@ type trial struct {
 
 // swift are gateways for people in a hurry. Their judgements come sooner than by default, unless a trial is about these.
 var swift = []string{
-	"--limits.message-rate=0", "--limits.connect-rate-per-ip=0", "--limits.connect-rate=0",
+	"--limits.message-rate=0", "--limits.frame-rate=0", "--limits.byte-rate=0", "--limits.connect-rate-per-ip=0", "--limits.connect-rate=0",
 	"--cluster.pulse-interval=500ms", "--cluster.lease=1500ms", "--cluster.quiet=1500ms", "--cluster.reap-after=1s", "--cluster.grace=3s",
 }
 

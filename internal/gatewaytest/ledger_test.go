@@ -9,7 +9,7 @@ import (
 
 // fast are gateways that let people hurry, and judge each other sooner than usual.
 var fast = []string{
-	"--limits.message-rate=0", "--limits.connect-rate-per-ip=0", "--limits.connect-rate=0",
+	"--limits.message-rate=0", "--limits.frame-rate=0", "--limits.byte-rate=0", "--limits.connect-rate-per-ip=0", "--limits.connect-rate=0",
 	"--cluster.pulse-interval=500ms", "--cluster.lease=1500ms", "--cluster.quiet=1500ms", "--cluster.reap-after=1s",
 }
 

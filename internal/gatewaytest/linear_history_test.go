@@ -174,7 +174,7 @@ func TestLogsAreLinearizableThroughFaults(t *testing.T) {
 			rec := &linearRecord{t: t, began: time.Now(), stopped: make(chan struct{})}
 			for _, name := range []string{"a", "b"} {
 				rec.gateways = append(rec.gateways, StartGateway(t, r, Options{Name: name, Flags: []string{
-					"--limits.message-rate=0", "--limits.connect-rate=0", "--limits.connect-rate-per-ip=0", "--limits.connections-per-user=0",
+					"--limits.message-rate=0", "--limits.frame-rate=0", "--limits.byte-rate=0", "--limits.connect-rate=0", "--limits.connect-rate-per-ip=0", "--limits.connections-per-user=0",
 				}}))
 			}
 			logs := []string{"bob", "carol"}

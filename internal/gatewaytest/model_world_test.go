@@ -47,7 +47,7 @@ func newModelCluster(t *testing.T, r *Redis) *modelCluster {
 	c := &modelCluster{t: t, redis: r}
 	flags := []string{
 		"--cluster.pulse-interval=250ms", "--cluster.grace=500ms", "--cluster.quiet=3s", "--cluster.reap-after=2s",
-		"--limits.message-rate=0", "--limits.connect-rate=0", "--limits.connect-rate-per-ip=0", "--limits.connections-per-user=0",
+		"--limits.message-rate=0", "--limits.frame-rate=0", "--limits.byte-rate=0", "--limits.connect-rate=0", "--limits.connect-rate-per-ip=0", "--limits.connections-per-user=0",
 	}
 	if r.Kind == Cluster {
 		flags[0] = "--cluster.pulse-interval=1s" // for each of 64 groups

@@ -123,7 +123,7 @@ func TestPagesMeetInARoom(t *testing.T) {
 
 // What a tab says stands in the others too, survives a reload, and what is older is read from the log as the reader scrolls back.
 func TestTabsOfOneUserShareWhatIsSaid(t *testing.T) {
-	a := StartGateway(t, Shared(t, Standalone), Options{Name: "a", Flags: []string{"--limits.message-rate=0"}})
+	a := StartGateway(t, Shared(t, Standalone), Options{Name: "a", Flags: []string{"--limits.message-rate=0", "--limits.frame-rate=0", "--limits.byte-rate=0"}})
 	browser := startChromium(t)
 	bob := Connect(t, a.WS(), "bob")
 	if err := bob.Write(object("join", []any{"room", "attic"})); err != nil {

@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"cmp"
 	"encoding/json"
 	"math"
 	"net/http"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"chatgate/internal/protocol"
 )
 
 // Reason says why a handshake was refused before the upgrade: metric label, log field and field of the answer.
@@ -32,6 +35,13 @@ const (
 	defaultAddressBuckets = 65_536
 )
 
+// limitOf names the limit that a reason is about.
+var limitOf = map[Reason]string{
+	ReasonMaxConnections: protocol.LimitMaxConnections,
+	ReasonConnectRate:    protocol.LimitConnectRate,
+	ReasonAddressRate:    protocol.LimitConnectRatePerIP,
+}
+
 // Rejection is the answer to a handshake that is not let in.
 type Rejection struct {
 	Status     int           // 503, or 403 for a foreign origin
@@ -46,8 +56,9 @@ func (x *Rejection) Write(w http.ResponseWriter) {
 		Title      string `json:"title"`
 		Status     int    `json:"status"`
 		Reason     Reason `json:"reason"`
+		Limit      string `json:"limit,omitempty"`
 		RetryAfter int64  `json:"retryAfterMs,omitempty"`
-	}{Title: http.StatusText(x.Status), Status: x.Status, Reason: x.Reason}
+	}{Title: http.StatusText(x.Status), Status: x.Status, Reason: x.Reason, Limit: limitOf[x.Reason]}
 	header := w.Header()
 	if x.RetryAfter > 0 {
 		// Retry-After counts whole seconds (RFC 9110 section 10.2.3); rounding down would invite a second refusal.
@@ -74,39 +85,67 @@ type AdmissionConfig struct {
 // Admission decides, before the upgrade, whether a handshake is let in. All methods may be called from any goroutine.
 type Admission struct {
 	// Immutable after NewAdmission.
-	cfg       AdmissionConfig
-	addresses *addressTable // nil = no limit for an address
+	proxies Proxies
 
 	// Any goroutine.
+	limits   atomic.Pointer[admissionLimits]
 	open     atomic.Int64
 	draining atomic.Bool
 	admitted atomic.Uint64
 	rejected [4]atomic.Uint64 // in the order of admissionReasons
+}
 
-	// Guarded by mu.
+// admissionLimits are the limits of a configuration, and what was used up of them.
+type admissionLimits struct {
+	cfg       AdmissionConfig
+	gateway   *gatewayRate             // nil = no limit
+	addresses *bucketTable[netip.Addr] // nil = no limit for an address
+}
+
+// gatewayRate is the rate of the whole gateway.
+type gatewayRate struct {
 	mu      sync.Mutex
-	gateway *rate.Limiter // nil = no limit
-	queue   retryQueue
-	clock   clock
+	limiter *rate.Limiter // guarded by mu
+	queue   retryQueue    // guarded by mu
+	clock   clock         // guarded by mu
 }
 
 var admissionReasons = [4]Reason{ReasonDraining, ReasonMaxConnections, ReasonConnectRate, ReasonAddressRate}
 
 // NewAdmission makes an Admission that is open.
 func NewAdmission(cfg AdmissionConfig) *Admission {
-	a := &Admission{cfg: cfg}
-	if cfg.ConnectRate > 0 {
-		a.gateway = rate.NewLimiter(rate.Limit(cfg.ConnectRate), cfg.ConnectRate)
-		a.queue.rate = cfg.ConnectRate
-	}
-	if cfg.ConnectRatePerIP > 0 {
-		buckets := cfg.AddressBuckets
-		if buckets <= 0 {
-			buckets = defaultAddressBuckets
-		}
-		a.addresses = newAddressTable(cfg.ConnectRatePerIP, buckets)
-	}
+	a := &Admission{proxies: cfg.TrustedProxies}
+	a.limits.Store(new(admissionLimits))
+	a.Reload(cfg)
 	return a
+}
+
+// Reload replaces the limits; the proxies that are trusted stay. Of a limit that has changed, nothing is used up any more. One goroutine at
+// a time calls it.
+func (a *Admission) Reload(cfg AdmissionConfig) {
+	old := *a.limits.Load()
+	l := admissionLimits{cfg: cfg}
+	switch {
+	case cfg.ConnectRate <= 0:
+	case cfg.ConnectRate == old.cfg.ConnectRate:
+		l.gateway = old.gateway
+	default:
+		l.gateway = &gatewayRate{
+			limiter: rate.NewLimiter(rate.Limit(cfg.ConnectRate), cfg.ConnectRate), queue: retryQueue{rate: cfg.ConnectRate},
+		}
+	}
+	switch {
+	case cfg.ConnectRatePerIP <= 0:
+	case cfg.ConnectRatePerIP == old.cfg.ConnectRatePerIP:
+		l.addresses = old.addresses
+	default:
+		l.addresses = newAddresses(cfg.ConnectRatePerIP, cmp.Or(max(0, cfg.AddressBuckets), defaultAddressBuckets))
+	}
+	a.limits.Store(&l)
+}
+
+func newAddresses(perSecond, bound int) *bucketTable[netip.Addr] {
+	return newBuckets[netip.Addr](perSecond, time.Second, bound)
 }
 
 // Ticket is an admitted handshake's place among the connections. Whoever holds it must Release it when the handshake has
@@ -131,18 +170,19 @@ func (a *Admission) Admit(r *http.Request, now time.Time) (*Ticket, *Rejection) 
 	if a.draining.Load() {
 		return nil, a.reject(0, time.Second) // the balancer has other gateways
 	}
-	if open := a.open.Add(1); a.cfg.MaxConnections > 0 && open > int64(a.cfg.MaxConnections) {
+	l := a.limits.Load()
+	if open := a.open.Add(1); l.cfg.MaxConnections > 0 && open > int64(l.cfg.MaxConnections) {
 		a.open.Add(-1)
 		return nil, a.reject(1, retryMaxConnections)
 	}
-	addr := a.cfg.TrustedProxies.ClientAddr(r)
-	if a.addresses != nil {
-		if wait := a.addresses.take(bucketKey(addr), now); wait > 0 {
+	addr := a.proxies.ClientAddr(r)
+	if l.addresses != nil {
+		if wait := l.addresses.take(bucketKey(addr), now); wait > 0 {
 			a.open.Add(-1)
 			return nil, a.reject(3, wait)
 		}
 	}
-	if wait := a.takeGateway(now); wait > 0 {
+	if wait := l.gateway.take(now); wait > 0 {
 		a.open.Add(-1)
 		return nil, a.reject(2, wait)
 	}
@@ -181,18 +221,18 @@ func (a *Admission) reject(reason int, wait time.Duration) *Rejection {
 	}
 }
 
-// takeGateway takes one handshake from the whole gateway's rate. It returns 0, or how long to stay away.
-func (a *Admission) takeGateway(now time.Time) time.Duration {
-	if a.gateway == nil {
+// take takes one handshake from the whole gateway's rate. It returns 0, or how long to stay away.
+func (g *gatewayRate) take(now time.Time) time.Duration {
+	if g == nil {
 		return 0
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	now = a.clock.order(now)
-	if a.gateway.AllowN(now, 1) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now = g.clock.order(now)
+	if g.limiter.AllowN(now, 1) {
 		return 0
 	}
-	return a.queue.next(now)
+	return g.queue.next(now)
 }
 
 // clock keeps the times a limiter sees in order. Each handshake brings the time it read before it waited for the lock, and a

@@ -238,7 +238,7 @@ func TestLimitFollowsTheForwardedClient(t *testing.T) {
 // within its bound and the limited client stays limited.
 func TestMillionAddressesNeitherGrowTheTableNorFreeALimitedClient(t *testing.T) {
 	const bound = 1024
-	table := newAddressTable(50, bound)
+	table := newAddresses(50, bound)
 	limited := netip.MustParseAddr("203.0.113.7")
 	for range 50 {
 		table.take(limited, start)
@@ -263,7 +263,7 @@ func TestMillionAddressesNeitherGrowTheTableNorFreeALimitedClient(t *testing.T) 
 
 // With the table full of buckets in use, newcomers share one bucket instead of taking somebody's.
 func TestNewcomersShareABucketWhileAllOthersAreInUse(t *testing.T) {
-	table := newAddressTable(2, 3)
+	table := newAddresses(2, 3)
 	for i := range 3 {
 		addr := netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})
 		table.take(addr, start)
@@ -286,7 +286,7 @@ func TestNewcomersShareABucketWhileAllOthersAreInUse(t *testing.T) {
 }
 
 func TestTableGivesBackWhatAFloodTook(t *testing.T) {
-	table := newAddressTable(10, 10_000)
+	table := newAddresses(10, 10_000)
 	for i := range 10_000 {
 		table.take(netip.AddrFrom4([4]byte{20, 0, byte(i >> 8), byte(i)}), start)
 	}
@@ -329,10 +329,13 @@ func TestRejectionIsAnsweredWithRetryAfterAndAShortBody(t *testing.T) {
 	cases := map[string]struct {
 		rejection Rejection
 		retry     string
+		limit     string
 	}{
-		"rounded up":        {Rejection{503, 1200 * time.Millisecond, ReasonConnectRate}, "2"},
-		"a second at least": {Rejection{503, time.Millisecond, ReasonAddressRate}, "1"},
-		"no use":            {Rejection{403, 0, ReasonOrigin}, ""},
+		"rounded up":        {Rejection{503, 1200 * time.Millisecond, ReasonConnectRate}, "2", "connect-rate"},
+		"a second at least": {Rejection{503, time.Millisecond, ReasonAddressRate}, "1", "connect-rate-per-ip"},
+		"full":              {Rejection{503, 5 * time.Second, ReasonMaxConnections}, "5", "max-connections"},
+		"no limit":          {Rejection{503, time.Second, ReasonDraining}, "1", ""},
+		"no use":            {Rejection{403, 0, ReasonOrigin}, "", ""},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -344,10 +347,47 @@ func TestRejectionIsAnsweredWithRetryAfterAndAShortBody(t *testing.T) {
 			var body struct {
 				Status int
 				Reason Reason
+				Limit  string
 			}
-			if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || body.Status != w.Code || body.Reason != c.rejection.Reason {
+			if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || body.Status != w.Code || body.Reason != c.rejection.Reason || body.Limit != c.limit {
 				t.Errorf("body %q: %v", w.Body, err)
 			}
 		})
 	}
+}
+
+// New limits count from the next handshake on. What didn't change goes on with what is used up.
+func TestReloadedLimitsCountForTheNextHandshake(t *testing.T) {
+	cfg := AdmissionConfig{ConnectRate: 10, ConnectRatePerIP: 5, MaxConnections: 100}
+	a := NewAdmission(cfg)
+	let := func(who, n int) (in int) {
+		for range n {
+			if _, x := a.Admit(from(who), start); x == nil {
+				in++
+			}
+		}
+		return in
+	}
+	want := func(what string, got, want int) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%s: %d were let in, want %d", what, got, want)
+		}
+	}
+	want("of one address", let(1, 20), 5)
+	a.Reload(cfg)
+	want("with the same limits again", let(1, 20), 0)
+	cfg.ConnectRatePerIP = 50
+	a.Reload(cfg)
+	want("with more for one address", let(1, 20), 5) // the gateway's ten are used up
+	cfg.ConnectRate = 0
+	a.Reload(cfg)
+	want("with no limit for the gateway", let(1, 20), 20)
+	cfg.MaxConnections = a.Open()
+	a.Reload(cfg)
+	_, x := a.Admit(from(2), start)
+	wantRefused(t, x, ReasonMaxConnections)
+	cfg.MaxConnections = 0
+	a.Reload(cfg)
+	want("without a limit", let(2, 20), 20)
 }

@@ -12,6 +12,6 @@
 // counts them and Wait joins them. Answers to messages come from the router's
 // goroutines.
 //
-// Locks: those of the address table, a leaf. A session has none: its fields
+// Locks: those of admission and of the tables of buckets, all leaves. A session has none: its fields
 // belong to its reader.
 package handler

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -39,18 +40,11 @@ type Config struct {
 	HeartbeatInterval, PresenceTTL time.Duration
 	// MaxFrameBytes is told to clients.
 	MaxFrameBytes int64
-	// MessageRate is the frames a second one connection may send to others, with
-	// bursts of as many; 0 is no limit.
-	MessageRate int
-	// MaxRooms is how many rooms one connection may be in; 0 is no limit.
-	MaxRooms int
+	// Limits are those of one connection; Reload changes them.
+	Limits
 	// Classes are the classes of devices a client must choose from when it registers,
 	// sorted; empty: it may name any, or none.
 	Classes []string
-	// OpenRooms lets a connection send to rooms it is not in.
-	OpenRooms bool
-	// MaxWatches is how many users one connection may watch; 0 is no limit.
-	MaxWatches int
 	// MaxBadFrames in a row end a connection.
 	MaxBadFrames int
 	// ReapedSpread is the time over which connections are closed that were reaped
@@ -77,13 +71,15 @@ type Handler struct {
 	cursors   cursors
 	upgrader  websocket.Upgrader
 
+	// Any goroutine.
+	limits   atomic.Pointer[Limits]
 	sessions sync.WaitGroup
 	counts   counts
 }
 
 // New returns a Handler. conns must be what manager was made with.
 func New(cfg Config, conns *connection.Config, manager *connection.Manager, registry *presence.Registry, r *router.Router, admission *Admission) *Handler {
-	return &Handler{
+	h := &Handler{
 		cfg: cfg, conns: conns, manager: manager, registry: registry, router: r, admission: admission,
 		history: cfg.History,
 		upgrader: websocket.Upgrader{
@@ -92,7 +88,12 @@ func New(cfg Config, conns *connection.Config, manager *connection.Manager, regi
 			CheckOrigin:      func(*http.Request) bool { return true }, // done before, by Origins
 		},
 	}
+	h.Reload(cfg.Limits)
+	return h
 }
+
+// Reload replaces the limits, for open connections too: what they have used up stays so, and what they have joined and watch.
+func (h *Handler) Reload(limits Limits) { h.limits.Store(&limits) }
 
 // ServeHTTP admits and upgrades one connection, and returns: the session goes on
 // without net/http's buffers.
@@ -138,7 +139,7 @@ func (s *session) serve(ticket *Ticket) {
 	defer s.handler.sessions.Done()
 	defer ticket.Release()
 	defer s.handler.manager.Remove(s.conn)
-	s.end(s.conn.Run(s.handle))
+	s.end(s.conn.Run(s.handle, s.toll))
 }
 
 // Wait returns when every session has ended.

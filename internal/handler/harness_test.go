@@ -76,7 +76,7 @@ func newGateway(t *testing.T, r *gatewaytest.Redis, tune ...func(*settings)) *ga
 	s := settings{
 		handler: Config{
 			Gateway: g.id, Log: log, Anonymous: true, HeartbeatInterval: 30 * time.Second, PresenceTTL: 90 * time.Second,
-			MaxFrameBytes: 64 << 10, MaxRooms: 500, MaxWatches: 1000, MaxBadFrames: 64, ReapedSpread: time.Second, RegisterWait: time.Second,
+			MaxFrameBytes: 64 << 10, Limits: Limits{MaxRooms: 500, MaxWatches: 1000}, MaxBadFrames: 64, ReapedSpread: time.Second, RegisterWait: time.Second,
 			CursorWindow: 20 * time.Millisecond,
 		},
 		conns: connection.DefaultConfig(), registry: presence.DefaultConfig(), router: router.DefaultConfig(),

@@ -59,7 +59,7 @@ func (s *session) message(f *protocol.Frame) {
 // roomToTell is the room a message is for: one this connection is in, or any where
 // the operator says so.
 func (s *session) roomToTell(f *protocol.Frame) (protocol.Address, bool) {
-	if s.handler.cfg.OpenRooms && s.rooms[protocol.RoomID(f.Room)] == nil {
+	if s.handler.limits.Load().OpenRooms && s.rooms[protocol.RoomID(f.Room)] == nil {
 		if !s.grant().AllowsRoom(protocol.RoomID(f.Room)) {
 			s.forbid(f.ID, "room: the token does not allow it")
 			return "", false

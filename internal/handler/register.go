@@ -58,7 +58,7 @@ func (s *session) register(f *protocol.Frame) {
 	case errors.As(err, &no):
 		if errors.Is(err, presence.ErrTaken) {
 			s.refuse(&protocol.ReplyError{
-				ID: string(f.ID), Code: protocol.CodeConflict, Message: "deviceClass: another connection has its place", Limit: "device-classes",
+				ID: string(f.ID), Code: protocol.CodeConflict, Message: "deviceClass: another connection has its place", Limit: protocol.LimitDeviceClasses,
 			})
 		}
 		s.conn.Close(connection.Cause{Kind: connection.KindReplaced, By: string(no.By), At: no.At})

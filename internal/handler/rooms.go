@@ -75,14 +75,14 @@ func (s *session) enter(id []byte, rooms []protocol.RoomResume) {
 
 // withinLimit returns the rooms that a connection may still enter, and refuses what is beyond.
 func (s *session) withinLimit(id []byte, rooms []protocol.RoomResume) []protocol.RoomResume {
-	most, limited := s.grant().MaxRooms(s.handler.cfg.MaxRooms)
+	most, limited := s.grant().MaxRooms(s.handler.limits.Load().MaxRooms)
 	n := len(s.rooms)
 	for i := range rooms {
 		if s.rooms[protocol.RoomID(rooms[i].Room)] != nil {
 			continue
 		}
 		if n++; limited && n > most {
-			s.refuse(&protocol.ReplyError{ID: string(id), Code: protocol.CodeLimited, Message: "too many rooms", Limit: "rooms-per-connection"})
+			s.refuse(&protocol.ReplyError{ID: string(id), Code: protocol.CodeLimited, Message: "too many rooms", Limit: protocol.LimitRoomsPerConnection})
 			return rooms[:i]
 		}
 	}

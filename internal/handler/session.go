@@ -6,8 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"chatgate/internal/auth"
 	"chatgate/internal/connection"
 	"chatgate/internal/presence"
@@ -28,10 +26,10 @@ type session struct {
 	rooms      map[protocol.RoomID]*router.Stay
 	watches    map[protocol.UserID]*router.Watch
 	registered bool
-	refreshed  time.Time     // when presence was last refreshed
-	limiter    *rate.Limiter // made with the first message
-	bad        int           // bad frames in a row
-	made       uint64        // message ids made so far
+	refreshed  time.Time // when presence was last refreshed
+	rates      rates
+	bad        int    // bad frames in a row
+	made       uint64 // message ids made so far
 	out        connection.Batch
 }
 
@@ -40,9 +38,12 @@ var frames = sync.Pool{New: func() any { return new(protocol.Frame) }}
 
 // handle answers one text frame. The frame is valid until it returns.
 func (s *session) handle(data []byte) {
+	s.handler.counts.frames.Add(1)
+	if !s.pace(s.conn.Came(), data) {
+		return
+	}
 	f := frames.Get().(*protocol.Frame)
 	defer frames.Put(f)
-	s.handler.counts.frames.Add(1)
 	if err := f.Decode(data); err != nil {
 		s.refuse(err)
 		return
@@ -117,37 +118,6 @@ func (s *session) refresh(now bool) {
 	}
 	s.refreshed = time.Now()
 	s.handler.registry.Refresh(s.entry)
-}
-
-// allow counts a frame that costs as much as n messages against the connection's
-// rate, or refuses it. A frame is let in when one message would be, and what it
-// costs beyond the burst is owed by those that follow.
-func (s *session) allow(f *protocol.Frame, n int) bool {
-	r, limited := s.grant().MessageRate(s.handler.cfg.MessageRate)
-	switch {
-	case !limited:
-		return true
-	case r == 0:
-		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeForbidden, Message: "the token allows no messages", Limit: "message-rate"})
-		return false
-	}
-	if s.limiter == nil {
-		s.limiter = rate.NewLimiter(rate.Limit(r), r)
-	}
-	now := time.Now()
-	v := s.limiter.ReserveN(now, 1)
-	if wait := v.DelayFrom(now); wait > 0 {
-		v.CancelAt(now)
-		s.refuse(&protocol.ReplyError{
-			ID: string(f.ID), Code: protocol.CodeLimited, Message: "too many messages", Limit: "message-rate",
-			RetryAfterMs: wait.Milliseconds() + 1,
-		})
-		return false
-	}
-	for n--; n > 0; n -= r {
-		s.limiter.ReserveN(now, min(n, r))
-	}
-	return true
 }
 
 // awaitRoom waits until the client has taken enough of what was sent to it; false

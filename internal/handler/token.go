@@ -5,8 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"chatgate/internal/auth"
 	"chatgate/internal/connection"
 	"chatgate/internal/protocol"
@@ -70,9 +68,7 @@ func (s *session) admit(f *protocol.Frame) bool {
 // as often as he can.
 func (s *session) mayShow(f *protocol.Frame) bool {
 	if wait := showEvery - time.Since(s.shown); wait > 0 {
-		s.refuse(&protocol.ReplyError{
-			ID: string(f.ID), Code: protocol.CodeLimited, Message: "too many tokens", Limit: "refresh-rate", RetryAfterMs: wait.Milliseconds() + 1,
-		})
+		s.limited(f.ID, protocol.LimitRefreshRate, "too many tokens", wait)
 		return false
 	}
 	s.shown = time.Now()
@@ -162,10 +158,6 @@ func (s *session) obey() {
 		if !s.allowsWatch(user) {
 			s.endWatches(w)
 		}
-	}
-	if r, limited := s.grant().MessageRate(s.handler.cfg.MessageRate); s.limiter != nil && limited && r > 0 {
-		s.limiter.SetLimit(rate.Limit(r)) // what was used up stays so
-		s.limiter.SetBurst(r)
 	}
 }
 

@@ -26,9 +26,9 @@ func (s *session) watch(f *protocol.Frame) {
 			fresh = append(fresh, all[i])
 		}
 	}
-	if most, limited := s.grant().MaxWatches(h.cfg.MaxWatches); limited && len(s.watches)+len(fresh) > most {
+	if most, limited := s.grant().MaxWatches(h.limits.Load().MaxWatches); limited && len(s.watches)+len(fresh) > most {
 		s.refuse(&protocol.ReplyError{
-			ID: string(f.ID), Code: protocol.CodeLimited, Message: "too many users watched", Limit: "watches-per-connection",
+			ID: string(f.ID), Code: protocol.CodeLimited, Message: "too many users watched", Limit: protocol.LimitWatchesPerConnection,
 		})
 		return
 	}

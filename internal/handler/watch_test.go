@@ -239,7 +239,7 @@ func TestWatchingCountsAgainstTheRate(t *testing.T) {
 	for _, kind := range []string{"watch", "unwatch"} {
 		alice := g.connect("alice-" + kind)
 		var names []string
-		for i := range 200 {
+		for i := range 1000 {
 			names = append(names, fmt.Sprint("u", i))
 		}
 		alice.watch(kind, names...)

@@ -86,3 +86,13 @@ func TestReplyErrorsReadAsErrors(t *testing.T) {
 		t.Errorf("got %q", err)
 	}
 }
+
+func TestEveryLimitHasOneRow(t *testing.T) {
+	names := map[string]bool{}
+	for _, l := range Limits {
+		if names[l.Name] || l.Name == "" || l.Meaning == "" || l.Answer == "" || l.Again == "" {
+			t.Errorf("the row of %q is not its own, or lacks something", l.Name)
+		}
+		names[l.Name] = true
+	}
+}

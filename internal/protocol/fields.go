@@ -194,7 +194,7 @@ func (d *decoder) meta() []byte {
 	case v.kind != kindObject:
 		d.refuse("meta", faultNotObject)
 	case len(v.raw) > MaxMetaBytes:
-		d.tooLarge("meta", faultMetaSize)
+		d.tooLarge(LimitMeta, faultMetaSize)
 	}
 	return v.raw
 }
@@ -324,7 +324,7 @@ func (d *decoder) users() {
 	for first := true; s.more(']', first) && d.err == nil; first = false {
 		user := d.identOf("users", s.value(MaxDepth), MaxIDBytes)
 		if len(d.f.Users) == MaxUsers {
-			d.tooLarge("users", faultUsers)
+			d.tooLarge(LimitUsers, faultUsers)
 		} else if !seen.add(user) {
 			d.f.Users = append(d.f.Users, user)
 		}

@@ -281,7 +281,11 @@ func codesMarkdown() string {
 	for _, c := range Closes {
 		fmt.Fprintf(&b, "| %d | `%s` | %s | %s |\n", c.Code, c.Name, yes[c.Reconnect], c.Meaning)
 	}
-	b.WriteString("\n")
+	b.WriteString("\n### Limits\n\n| `limit` | what it bounds | over it | again |\n|---|---|---|---|\n")
+	for _, l := range Limits {
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", l.Name, l.Meaning, l.Answer, l.Again)
+	}
+	b.WriteString("\nMost are settings of the operator: `limits.` and the name, with their figures in [configuration.md](configuration.md#limits).\n\n")
 	return b.String()
 }
 
