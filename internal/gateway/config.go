@@ -108,6 +108,7 @@ type LimitsConfig struct {
 	MessageRate          int             `default:"100" zero:"no limit" help:"Messages a second from one connection; as many may come at once."`
 	FrameRate            int             `default:"1000" zero:"no limit" help:"Frames a second from one connection, of any kind, also pings, heartbeats and what is refused; as many may come at once."`
 	ByteRate             int             `default:"262144" zero:"no limit" help:"Bytes a second from one connection, as they come from the network (after TLS); as many, or one largest frame, may come at once."`
+	NewAddresses         int             `default:"100" zero:"no limit" help:"Users and rooms an hour to which nobody has written yet and one user may be the first to, on this gateway; as many may come at once. Each takes kilobytes of Redis for weeks."`
 	ConnectionsPerUser   int             `default:"5" zero:"no limit" help:"Connections of one user in the whole cluster; a further one ends the stalest."`
 	DeviceClasses        []string        `zero:"none" placeholder:"CLASS=N" help:"Classes of devices, and how many connections of each a user may have in the whole cluster (0: no limit): phone=1,desktop=1. Clients must name one when they register."`
 	ClassPolicy          string          `default:"newest" enum:"newest,oldest" help:"Who keeps the place in a full class of devices: the newest connection, or those that have it."`
@@ -124,7 +125,7 @@ type LimitsConfig struct {
 // connection is what one connection may do, as package handler wants it.
 func (c LimitsConfig) connection() handler.Limits {
 	return handler.Limits{
-		MessageRate: c.MessageRate, FrameRate: c.FrameRate, ByteRate: c.ByteRate,
+		MessageRate: c.MessageRate, FrameRate: c.FrameRate, ByteRate: c.ByteRate, NewAddresses: c.NewAddresses,
 		MaxRooms: c.RoomsPerConnection, OpenRooms: c.OpenRooms, MaxWatches: c.WatchesPerConnection,
 	}
 }

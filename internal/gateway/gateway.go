@@ -152,6 +152,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	rc.Starved, rc.PushBytes = 4*cfg.Cluster.PulseInterval, cfg.Limits.FrameBytes
 	rc.Kept, rc.Retention, rc.LogTTL = cfg.History.Messages, cfg.History.Age, cfg.History.Positions
 	rc.Everyone = handler.Registered(g.manager)
+	rc.MayBegin = func(u protocol.UserID) time.Duration { return g.handler.MayBegin(u) }
 	rc.OnKick = func(k protocol.Kick) { handler.Kicked(g.manager, k) }
 	g.router = router.New(b.client, b.lanes, g.registry, rc)
 

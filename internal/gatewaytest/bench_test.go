@@ -32,7 +32,7 @@ const (
 
 // unlimited keeps the limits of a gateway out of what is measured.
 var unlimited = []string{
-	"--limits.connect-rate=0", "--limits.connect-rate-per-ip=0", "--limits.message-rate=0", "--limits.frame-rate=0", "--limits.byte-rate=0", "--limits.connections-per-user=0",
+	"--limits.connect-rate=0", "--limits.connect-rate-per-ip=0", "--limits.message-rate=0", "--limits.frame-rate=0", "--limits.byte-rate=0", "--limits.new-addresses=0", "--limits.connections-per-user=0",
 	"--limits.frame-bytes=131072",
 }
 

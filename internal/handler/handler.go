@@ -72,9 +72,10 @@ type Handler struct {
 	upgrader  websocket.Upgrader
 
 	// Any goroutine.
-	limits   atomic.Pointer[Limits]
-	sessions sync.WaitGroup
-	counts   counts
+	limits    atomic.Pointer[Limits]
+	newcomers atomic.Pointer[bucketTable[protocol.UserID]] // the addresses that users were the first to; nil: no limit
+	sessions  sync.WaitGroup
+	counts    counts
 }
 
 // New returns a Handler. conns must be what manager was made with.
@@ -91,9 +92,6 @@ func New(cfg Config, conns *connection.Config, manager *connection.Manager, regi
 	h.Reload(cfg.Limits)
 	return h
 }
-
-// Reload replaces the limits, for open connections too: what they have used up stays so, and what they have joined and watch.
-func (h *Handler) Reload(limits Limits) { h.limits.Store(&limits) }
 
 // ServeHTTP admits and upgrades one connection, and returns: the session goes on
 // without net/http's buffers.

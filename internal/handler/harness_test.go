@@ -86,6 +86,7 @@ func newGateway(t *testing.T, r *gatewaytest.Redis, tune ...func(*settings)) *ga
 	s.registry.OnVerdict = func(v presence.Verdict) { Judged(g.manager, v, s.handler.ReapedSpread) }
 	s.router.Gateway, s.router.Layout, s.router.Log = g.id, layout, log
 	s.router.Everyone = func(yield func(*connection.Connection) bool) { Registered(g.manager)(yield) }
+	s.router.MayBegin = func(u protocol.UserID) time.Duration { return g.handler.MayBegin(u) }
 	s.router.OnKick = func(k protocol.Kick) { Kicked(g.manager, k) }
 	// Unless a test is about time, it must not fail because the machine is busy with others; and it may hold calls as long as it likes.
 	s.router.Attempt, s.router.Suspect, s.router.LaneWait = patience, patience, patience

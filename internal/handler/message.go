@@ -49,6 +49,7 @@ func (s *session) message(f *protocol.Frame) {
 	head.Own = f.Copy && m.Copy == nil
 	m.Frame = protocol.AppendMessageHead(m.Frame[:0], &head)
 	m.Sender, m.Done = s.conn, h.answer
+	m.Newcomer = h.newcomers.Load() != nil
 	if !m.Ephemeral {
 		h.router.Hold(m.To)
 	}
@@ -108,7 +109,7 @@ func reuse(m *router.Message) {
 	if m.Copy != nil {
 		reuse(m.Copy)
 	}
-	m.Copy, m.Sender, m.Done, m.Ephemeral, m.Result = nil, nil, nil, false, router.Result{}
+	m.Copy, m.Sender, m.Done, m.Ephemeral, m.Newcomer, m.Result = nil, nil, nil, false, false, router.Result{}
 	if cap(m.Frame) > 16<<10 { // a rare large message must not stay in the pool
 		m.Frame, m.Content = nil, nil
 	}

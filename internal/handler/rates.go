@@ -18,12 +18,35 @@ type Limits struct {
 	FrameRate int
 	// ByteRate is the bytes a second of those frames, with bursts of as many or one largest frame.
 	ByteRate int
+	// NewAddresses is the users and rooms an hour to which nobody has written yet and one user may be the first to, on this gateway, with
+	// bursts of as many. Each costs kilobytes of Redis for weeks.
+	NewAddresses int
 	// MaxRooms is how many rooms one connection may be in.
 	MaxRooms int
 	// OpenRooms lets a connection send to rooms it is not in.
 	OpenRooms bool
 	// MaxWatches is how many users one connection may watch.
 	MaxWatches int
+}
+
+// Reload replaces the limits, for open connections too: what they have used up stays so, and what they have joined and watch. One goroutine
+// at a time calls it.
+func (h *Handler) Reload(limits Limits) {
+	old := h.limits.Swap(&limits)
+	switch {
+	case limits.NewAddresses <= 0:
+		h.newcomers.Store(nil)
+	case old == nil || old.NewAddresses != limits.NewAddresses:
+		h.newcomers.Store(newBuckets[protocol.UserID](limits.NewAddresses, time.Hour, defaultAddressBuckets))
+	}
+}
+
+// MayBegin takes one from the addresses that a user may be the first to. It returns 0, or how long until the next one.
+func (h *Handler) MayBegin(user protocol.UserID) time.Duration {
+	if t := h.newcomers.Load(); t != nil {
+		return t.take(user, time.Now())
+	}
+	return 0
 }
 
 // holdFor is how long the reader is held for one frame before the frame is refused. As long as it is held, the order of what the client

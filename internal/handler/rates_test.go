@@ -36,8 +36,9 @@ func TestFramesAreHeldToTheRate(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			c.say(`{"type":"history","id":"last"}`)
-			c.next("history")
+			c.say(`{"type":"leave","id":"last","room":"nowhere"}`)
+			for c.next("error").ID != "last" {
+			}
 			if took, least := time.Since(began), time.Second*(sent-perSecond)/perSecond; took < least*9/10 {
 				t.Errorf("%d frames in %v, want at least %v", sent, took, least)
 			}
@@ -171,4 +172,23 @@ func TestAReloadedLimitIsTheTokensToo(t *testing.T) {
 	if took := time.Since(began); took < 900*time.Millisecond {
 		t.Errorf("20 messages in %v at 10 a second", took)
 	}
+}
+
+// One user may be the first to so many users and rooms in an hour. The next one is refused, with the time until it may be another; what is
+// known already goes on, and others have their own.
+func TestNewAddressesAreLimited(t *testing.T) {
+	g := embedded(t, func(s *settings) { s.handler.NewAddresses, s.handler.OpenRooms = 3, true })
+	alice, carol := g.connect("alice"), g.connect("carol")
+	wantAck(t, alice.send("bob", "x", "m1"), protocol.StatusStored, 1, 0)
+	wantAck(t, alice.send("dave", "x", "m2"), protocol.StatusStored, 1, 0)
+	alice.say(`{"type":"message","id":"m3","room":"lobby","content":1}`)
+	wantAck(t, alice.answer("m3"), protocol.StatusStored, 1, 0)
+	f := alice.send("erin", "x", "m4")
+	if f.CodeText() != "limited" || f.Limit != "new-addresses" || f.Retry < 1_190_000 || f.Retry > 1_200_000 || f.ID != "m4" {
+		t.Errorf("answered with %s", f)
+	}
+	wantAck(t, alice.send("bob", "x", "m5"), protocol.StatusStored, 2, 0)
+	wantAck(t, carol.send("erin", "x", "m6"), protocol.StatusStored, 1, 0)
+	g.handler.Reload(Limits{})
+	wantAck(t, alice.send("frank", "x", "m7"), protocol.StatusStored, 1, 0)
 }

@@ -42,7 +42,7 @@ var Limits = [...]LimitInfo{
 	{LimitFrameRate, true, "Frames a second from one connection: each counts, also pings, pongs, heartbeats and what is refused.", "held up to 1 s, then `limited`", "`retryAfterMs`"},
 	{LimitByteRate, true, "Bytes a second of these frames, with their headers.", "held up to 1 s, then `limited`", "`retryAfterMs`"},
 	{LimitMessageRate, true, "Messages a second from one connection. What asks for much counts as several.", "held up to 1 s; what would wait longer: `limited`", "`retryAfterMs`"},
-	{LimitNewAddresses, true, "Users and rooms an hour to which nobody wrote before and one user is the first to.", "`limited`, certainly not stored", "`retryAfterMs`"},
+	{LimitNewAddresses, true, "Users and rooms an hour to which nobody has written yet and one user is the first to, on one gateway.", "`limited`, certainly not stored", "`retryAfterMs`"},
 	{LimitRoomsPerConnection, true, "Rooms that one connection is in at a time.", "`limited`", "when it has left one"},
 	{LimitWatchesPerConnection, true, "Users that one connection watches at a time.", "`limited`", "when it has unwatched some"},
 	{LimitRefreshRate, false, "One token a second that is looked at, of `register` and `refresh`.", "`limited`", "`retryAfterMs`"},

@@ -108,7 +108,11 @@ func (c *call) read(batch []*Message, expected string, reply any) (line string, 
 		if more != (i < len(batch)-1) {
 			return line, fmt.Errorf("router: send answered another number of lines than %d", len(batch))
 		}
-		if text = rest; answer == "c" {
+		text, m.lacks = rest, answer == "n"
+		switch {
+		case m.lacks:
+			continue
+		case answer == "c":
 			m.fail(protocol.CodeConflict, "id was used for another content", 0)
 			continue
 		}

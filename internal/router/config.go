@@ -71,6 +71,10 @@ type Config struct {
 	Kept              int
 	Retention, LogTTL time.Duration
 
+	// MayBegin is asked when a message of a Newcomer would be the first to its
+	// address, ever: 0 lets it, else it is refused and may come again after so long. It must
+	// not block. nil: it may.
+	MayBegin func(sender protocol.UserID) time.Duration
 	// OnKick is told of a kick for a connection of this gateway. It must not block.
 	OnKick func(protocol.Kick)
 	// Everyone calls yield with every registered connection of this gateway, until it

@@ -355,7 +355,7 @@ func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 			a.attach()
 			a.follow(a.register())
 		}
-		cause := c.Run(func([]byte) {})
+		cause := c.Run(func([]byte) {}, nil)
 		if stay := a.stay.Load(); stay != nil {
 			g.router.Detach(stay, nil)
 		}

@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +40,7 @@ type lane struct {
 
 	// Owned by the worker.
 	batch  []*Message
+	again  []*Message // of it: what goes once more, and before everything else
 	call   call
 	out    connection.Batch
 	line   string // the history under which recent was acknowledged
@@ -63,7 +65,7 @@ func (l *lane) put(m *Message) bool {
 		m.fail(protocol.CodeOverloaded, "too many messages wait", cfg.LaneWait)
 		return false
 	}
-	m.next = time.Now()
+	m.next, m.begins = time.Now(), false
 	l.pending = append(l.pending, m)
 	l.bytes += m.size()
 	if !l.busy {
@@ -162,10 +164,58 @@ func (l *lane) work() {
 		}
 		l.out.Flush()
 		clear(l.batch)
+		l.putBack()
 		if err != nil {
 			l.probe()
 		}
 	}
+}
+
+// beginLogs decides about messages that would be the first to their address: those
+// that may go again, the others are refused. To which addresses somebody has written
+// only the script knows, and whether a sender may be the first only his gateway; so
+// the first message to an address costs a second call, and all others nothing.
+func (l *lane) beginLogs() {
+	kept := l.batch[:0]
+	for _, m := range l.batch {
+		begun := func(before *Message) bool { return before.To == m.To }
+		if m.lacks && (slices.ContainsFunc(l.again, begun) || l.mayBegin(m)) {
+			l.again = append(l.again, m)
+		} else {
+			kept = append(kept, m)
+		}
+	}
+	clear(l.batch[len(kept):])
+	l.batch = kept
+}
+
+func (l *lane) mayBegin(m *Message) bool {
+	var wait time.Duration
+	if ask := l.router.cfg.MayBegin; ask != nil {
+		wait = ask(m.From)
+	}
+	if wait > 0 {
+		m.fail(protocol.CodeLimited, "too many new addresses", wait)
+		m.Result.Err.Limit = protocol.LimitNewAddresses
+	}
+	m.begins = wait <= 0
+	return m.begins
+}
+
+// putBack puts what goes again before everything that waits, so that the messages to
+// an address stay in order: those behind it were sent back too, or come later.
+func (l *lane) putBack() {
+	if len(l.again) == 0 {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, m := range l.again {
+		l.bytes += m.size()
+	}
+	l.pending = slices.Insert(l.pending, 0, l.again...)
+	clear(l.again)
+	l.again = l.again[:0]
 }
 
 // send carries the batch to Redis: the identical call, in order, at most
@@ -190,6 +240,7 @@ func (l *lane) send() error {
 		}
 		if err == nil {
 			l.line = line
+			l.beginLogs()
 			l.settle()
 			return nil
 		}

@@ -20,6 +20,9 @@ type Message struct {
 	Content   []byte // what H(content) is taken of
 	Ts        int64  // ms since 1970
 	Ephemeral bool
+	// Newcomer says that the sender may be the first to so many addresses only: where nobody has written yet, this message is taken if
+	// Config.MayBegin agrees.
+	Newcomer bool
 	// Copy is what the sender keeps of it: a Message to the sender's own address, without Done. nil: nothing.
 	Copy *Message
 
@@ -39,12 +42,15 @@ type Message struct {
 	key     [16]byte  // of (From, ID)
 	content [8]byte   // of Content
 	head    []byte    // see send.lua
+	begins  bool      // MayBegin has agreed
+	lacks   bool      // the script found that it would be the first, and did nothing
 }
 
 // Result is what became of a message.
 type Result struct {
 	// Err is nil when the message was routed, stored or dropped. Its codes are
-	// unavailable (certainly not stored), unknown, conflict and overloaded.
+	// unavailable and limited (certainly not stored), unknown, conflict and
+	// overloaded.
 	Err     *protocol.ReplyError
 	Status  protocol.Status
 	Epoch   string // "" for ephemeral messages
@@ -88,6 +94,11 @@ func (m *Message) prepare(address int) {
 	m.head = append(m.head, byte('0'+address/100%10), byte('0'+address/10%10), byte('0'+address%10))
 	m.head = append(m.head, m.content[:]...)
 	m.head = strconv.AppendInt(m.head, max(m.Ts, minTs), 10)
+	if m.Newcomer && !m.begins {
+		m.head = append(m.head, '-')
+	} else {
+		m.head = append(m.head, '+')
+	}
 	m.head = protocol.AppendRecordHead(m.head, m.To, len(m.Frame))
 }
 

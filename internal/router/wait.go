@@ -76,7 +76,7 @@ func (l *lane) doubt(batch []*Message) {
 	r := l.router
 	n := 0
 	for _, m := range batch {
-		if m.Result.Err == nil {
+		if m.Result.Err == nil && !m.lacks {
 			n++
 			m.fail(protocol.CodeUnknown, doubtText, 2*r.cfg.Probe)
 		}

@@ -8,8 +8,9 @@
 --       then for each message: head, frame
 --         head   16 bytes of H(sender, id), 3 digits: the address, from 1, then
 --                8 bytes of H(content), 13 digits: the time of the message in ms,
---                then the rest of its record's head (protocol/envelope.go), from
---                the space behind the offset to the address
+--                + or - for whether it may be the first to its address, then the
+--                rest of its record's head (protocol/envelope.go), from the space
+--                behind the offset to the address
 --         frame  the message as its receiver gets it, without its position
 -- Returns Redis' history line, and nothing else was done when it is not the one
 -- the gateway knows; otherwise it is followed by one line for each message, all
@@ -18,6 +19,8 @@
 --                                     the connections of the gateways that
 --                                     confirmed; ms is the message's time
 --   "c"                               the id was used for another content
+--   "n"                               nobody has written to the address, and it may
+--                                     not be the first: nothing was stored
 -- Atomic: offsets, log, dedupe, and the publish behind them, so receivers see
 -- every address's offsets in order whichever gateway sent. Runs twice safely: a
 -- message whose (sender, id) is known gets its first answer again and goes
@@ -87,6 +90,8 @@ for i = 7, #ARGV, 2 do
     answer[m] = content[same] == ch and same or 'c'
   elseif prior then
     answer[m] = answerAgain(prior, ch)
+  elseif L.top == 0 and byte(head, 41) == 45 then
+    answer[m] = 'n'
   else
     if L.new then
       call('UNLINK', KEYS[3 + 3 * a])
@@ -97,7 +102,7 @@ for i = 7, #ARGV, 2 do
     call('XADD', KEYS[3 + 3 * a], 'MAXLEN', '~', kept, off .. '-' .. nowMs, '1', frame)
     local h = held[a] or holders(a)
     if h[1] then
-      local record = L.epoch .. ' ' .. off .. sub(head, 41) .. frame
+      local record = L.epoch .. ' ' .. off .. sub(head, 42) .. frame
       for j = 1, #h, 2 do
         local e = envelope[h[j]]
         e[#e + 1] = record
