@@ -72,6 +72,7 @@ func TestExitCodeAndOutput(t *testing.T) {
 		"check: mistake":           {[]string{"config", "check", "--cluster.lease=1s"}, nil, 2, "", "gateway: cluster.lease: "},
 		"no nodes":                 {[]string{"dev", "--nodes=0"}, nil, 2, "", "gateway: --nodes: must be 1 to 16"},
 		"dev for everybody":        {[]string{"dev", "--listen=0.0.0.0:0"}, nil, 2, "", "say --insecure"},
+		"dev behind a proxy":       {[]string{"dev", "--proxy-protocol", "--trusted-proxies=127.0.0.1"}, nil, 2, "", "proxy-protocol: not in dev"},
 		"no time to drain":         {[]string{"--drain.delay=5s", "--drain.window=20s"}, nil, 2, "", "gateway: drain.deadline: must be more than"},
 		"Redis is not there":       {[]string{"--redis.url=redis://127.0.0.1:1", "--listen=127.0.0.1:0", "--internal-listen="}, nil, 3, "", `"msg":"gateway ended"`},
 		"address of somebody else": {[]string{"--listen=203.0.113.1:80", "--insecure"}, nil, 1, "", "203.0.113.1:80"},

@@ -134,7 +134,7 @@ func (c *Connection) closeSocket(cause *Cause) {
 	c.mu.Unlock()
 	nc := c.nc
 	if t, ok := nc.(*tls.Conn); ok && (reset || cause.abrupt()) {
-		nc = t.NetConn() // closing t would wait for its last record to be written
+		nc = below(t.NetConn()) // closing t would wait for its last record to be written
 	}
 	if t, ok := nc.(*net.TCPConn); ok && reset {
 		_ = t.SetLinger(0)

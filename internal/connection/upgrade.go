@@ -65,8 +65,17 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	h.c.nc = nc
+	h.c.nc = below(nc)
 	return (*socket)(h.c), brw, nil
+}
+
+// below is the socket under something that read ahead of HTTP, the header of a proxy, and is done with it. What was read together with the
+// header net/http has taken.
+func below(nc net.Conn) net.Conn {
+	if outer, ok := nc.(interface{ Raw() net.Conn }); ok {
+		return outer.Raw()
+	}
+	return nc
 }
 
 // socket is the Connection as gorilla sees it: the net.Conn under its frames. It is the same memory under another name.

@@ -32,6 +32,7 @@ type Config struct {
 	Insecure       bool     `negatable:"" help:"Let anonymous users in where they otherwise are not: beyond loopback, behind a proxy, beside tokens."`
 	Page           string   `default:"auto" enum:"auto,on,off" help:"The page at /: on, off, or auto (on while listening on loopback)."`
 	TrustedProxies []string `zero:"none" placeholder:"CIDR" help:"Address ranges of proxies whose X-Forwarded-For is believed."`
+	ProxyProtocol  bool     `negatable:"" help:"Read the PROXY protocol (v1 and v2) on the public listener from trusted-proxies, which must send it with every connection."`
 	Origins        []string `zero:"same host only" placeholder:"ORIGIN" help:"Further origins whose pages may connect, each in full: https://chat.example.com."`
 
 	Auth      AuthConfig      `embed:"" prefix:"auth." group:"Tokens (the same on every gateway)"`
@@ -262,6 +263,9 @@ func (c Config) validateEdge(wrong func(name, format string, args ...any)) {
 	if _, err := handler.ParseProxies(c.TrustedProxies); err != nil {
 		wrong("trusted-proxies", "%v", err)
 	}
+	if c.ProxyProtocol && len(c.TrustedProxies) == 0 {
+		wrong("proxy-protocol", "needs trusted-proxies: from nobody else it is believed")
+	}
 	if _, err := handler.ParseOrigins(c.Origins); err != nil {
 		wrong("origins", "%v", err)
 	}
@@ -358,7 +362,7 @@ func onLoopback(address string) bool {
 // there are no tokens, or when the operator insists. A proxy on this machine brings in the world, which loopback doesn't show; so does one
 // that isn't configured, which the handler sees by the headers it adds.
 func (c Config) Anonymous() bool {
-	return c.Insecure || onLoopback(c.Listen) && len(c.TrustedProxies) == 0 && !c.Auth.Enabled()
+	return c.Insecure || onLoopback(c.Listen) && len(c.TrustedProxies) == 0 && !c.ProxyProtocol && !c.Auth.Enabled()
 }
 
 // PageOn reports whether the page is served at /.

@@ -132,6 +132,7 @@ func TestValidateNamesTheSetting(t *testing.T) {
 		"replica wait":         {func(c *Config) { c.Redis.WaitReplicas, c.Redis.WaitTimeout = 1, 501*time.Millisecond }, "redis.wait-timeout: must be 1ms to half"},
 		"no replica wait":      {func(c *Config) { c.Redis.WaitReplicas, c.Redis.WaitTimeout = 1, time.Microsecond }, "redis.wait-timeout: must be 1ms to half"},
 		"drain":                {func(c *Config) { c.Drain.Window = time.Hour }, "drain.deadline: must be more than"},
+		"proxy protocol":       {func(c *Config) { c.ProxyProtocol = true }, "proxy-protocol: needs trusted-proxies"},
 		"drain, nothing left":  {func(c *Config) { c.Drain.Window = c.Drain.Deadline - c.Drain.Delay }, "drain.deadline: must be more than"},
 		"frame":                {func(c *Config) { c.Limits.FrameBytes = 100 }, "limits.frame-bytes: must be 1024"},
 		"outbox":               {func(c *Config) { c.Limits.OutboxBytes = c.Limits.FrameBytes }, "limits.outbox-bytes: must be at least"},
@@ -226,6 +227,7 @@ func TestAnonymousUsersAndThePageStayOnLoopback(t *testing.T) {
 		"some name":       {"localhost.example.com:1", nil, false, false},
 		// A proxy on the same machine can bring in the whole world, which loopback does not show.
 		"behind a proxy": {"127.0.0.1:8080", func(c *Config) { c.TrustedProxies = []string{"127.0.0.1"} }, false, true},
+		"proxy protocol": {"127.0.0.1:8080", func(c *Config) { c.TrustedProxies, c.ProxyProtocol = []string{"127.0.0.1"}, true }, false, true},
 		"and insecure":   {"127.0.0.1:8080", func(c *Config) { c.TrustedProxies, c.Insecure = []string{"127.0.0.1"}, true }, true, true},
 		"beside tokens":  {"127.0.0.1:8080", withTokens, false, true},
 		"insecure":       {":8080", func(c *Config) { c.Insecure = true }, true, false},

@@ -23,6 +23,9 @@ func RunDev(ctx context.Context, cfg Config, nodes int, log *slog.Logger) error 
 	if !cfg.Insecure && !onLoopback(cfg.Listen) {
 		return fmt.Errorf("%w: listen: dev is for this machine; to listen beyond loopback say --insecure", ErrConfig)
 	}
+	if cfg.ProxyProtocol {
+		return fmt.Errorf("%w: proxy-protocol: not in dev, whose own balancer doesn't speak it", ErrConfig)
+	}
 	gateways, release, err := devGateways(cfg, nodes, log)
 	defer release()
 	if err != nil {

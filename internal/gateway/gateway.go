@@ -56,7 +56,10 @@ type Gateway struct {
 	internal  net.Listener // nil when there is none
 	started   time.Time
 
+	proxies handler.Proxies // who is trusted
+
 	foreignHosts atomic.Uint64 // requests refused for their Host
+	headerless   atomic.Uint64 // connections of trusted proxies cut for want of a PROXY header
 
 	open     atomic.Bool // clients are let in: the channels are subscribed
 	draining atomic.Bool
@@ -160,8 +163,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 		return nil, err
 	}
 
-	proxies, err := handler.ParseProxies(cfg.TrustedProxies)
-	if err != nil {
+	if g.proxies, err = handler.ParseProxies(cfg.TrustedProxies); err != nil {
 		return nil, err
 	}
 	origins, err := handler.ParseOrigins(cfg.Origins)
@@ -173,7 +175,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	}
 	g.admission = handler.NewAdmission(handler.AdmissionConfig{
 		ConnectRate: cfg.Limits.ConnectRate, ConnectRatePerIP: cfg.Limits.ConnectRatePerIP,
-		MaxConnections: cfg.Limits.MaxConnections.Number(OpenFileLimit(), 1), TrustedProxies: proxies,
+		MaxConnections: cfg.Limits.MaxConnections.Number(OpenFileLimit(), 1), TrustedProxies: g.proxies,
 	})
 	g.handler = handler.New(handler.Config{
 		Gateway: id, Log: log, Anonymous: cfg.Anonymous(), AnonymousForwarded: cfg.Insecure, Origins: origins,

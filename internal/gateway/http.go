@@ -32,6 +32,9 @@ func (g *Gateway) servePublic(ctx context.Context) error {
 		h = localHosts(h, &g.foreignHosts)
 	}
 	var l net.Listener = g.public
+	if g.cfg.ProxyProtocol {
+		l = newProxied(l, g.proxies, &g.headerless)
+	}
 	if g.tls != nil {
 		l = tls.NewListener(l, g.tls)
 	}

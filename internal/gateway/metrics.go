@@ -38,11 +38,13 @@ type figures struct {
 	api       api.Stats
 	revoked   auth.RevocationStats
 	hosts     uint64 // requests refused for their Host
-	pauses    uint64
-	raw       int64 // sockets of the public listener that are not upgraded
-	outboxes  int   // bytes
-	largest   int   // of outboxes
-	paused    bool
+
+	headerless uint64 // connections cut for want of a PROXY header
+	pauses     uint64
+	raw        int64 // sockets of the public listener that are not upgraded
+	outboxes   int   // bytes
+	largest    int   // of outboxes
+	paused     bool
 }
 
 type metric struct {
@@ -119,6 +121,7 @@ var metrics = []metric{
 	gauge("accepting_paused", "1 while no connections are accepted, for want of open files.", func(f *figures) float64 { return oneIf(f.paused) }),
 	counter("accepting_pauses_total", "Times accepting paused for want of open files.", func(f *figures) float64 { return float64(f.pauses) }),
 	counter("foreign_hosts_total", "Requests refused because a listener on loopback was called by another name.", func(f *figures) float64 { return float64(f.hosts) }),
+	counter("proxy_headers_missing_total", "Connections of trusted proxies that began without a good PROXY header, with proxy-protocol.", func(f *figures) float64 { return float64(f.headerless) }),
 	counter("foreign_origins_total", "Handshakes refused for their Origin.", func(f *figures) float64 { return float64(f.handler.ForeignOrigins) }),
 	counter("failed_upgrades_total", "Requests to /ws that were no valid handshake.", func(f *figures) float64 { return float64(f.handler.FailedUpgrades) }),
 }
@@ -181,7 +184,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	f := figures{
 		Stats: g.manager.Stats(), router: g.router.Stats(), presence: g.registry.Stats(), handler: g.handler.Stats(),
 		admission: g.admission.Stats(), api: g.api.Stats(), strays: g.backend.strays(),
-		hosts: g.foreignHosts.Load(), pauses: g.public.pauses.Load(), raw: g.public.raw.Load(), paused: g.public.paused.Load(),
+		hosts: g.foreignHosts.Load(), headerless: g.headerless.Load(), pauses: g.public.pauses.Load(), raw: g.public.raw.Load(), paused: g.public.paused.Load(),
 	}
 	f.outboxes, f.largest = g.manager.Held()
 	if g.tokens != nil {
