@@ -1,7 +1,7 @@
 // Command gateway runs one Chatgate gateway, or a small cluster of them for trying out.
 //
 // It owns the command line, the log, the signals and the exit code: main parses, wires and runs, and everything else is
-// package gateway. It has one goroutine beside those, which waits for signals. docs/configuration.md lists the settings and
+// package gateway. It has two goroutines beside those, which wait for signals. docs/configuration.md lists the settings and
 // the exit codes.
 package main
 
@@ -75,21 +75,27 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
 }
 
-// run is the command without the process around it; it returns the exit code.
-func run(args, environ []string, stdout, stderr io.Writer) int {
-	var c cli
-	sources := gateway.NewSources(environ)
-	helped := false
-	parser, err := kong.New(&c, sources, kong.Bind(sources), kong.Name("gateway"), kong.Writers(stdout, stderr),
+// parse reads the command line, the environment and the file into c. helped: the help was printed instead, and whatever was found wrong after
+// that doesn't matter.
+func (c *cli) parse(args, environ []string, stdout, stderr io.Writer) (ctx *kong.Context, sources *gateway.Sources, helped bool, err error) {
+	sources = gateway.NewSources(environ)
+	parser, err := kong.New(c, sources, kong.Bind(sources), kong.Name("gateway"), kong.Writers(stdout, stderr),
 		kong.Description("A chat gateway: clients connect to any, and reach anyone in the cluster."),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true, WrapUpperBound: 120}),
 		kong.Exit(func(int) { helped = true }))
 	if err != nil {
-		return complain(stderr, exitFailure, err)
+		return nil, nil, false, err
 	}
-	ctx, err := parser.Parse(args)
+	ctx, err = parser.Parse(args)
+	return ctx, sources, helped, err
+}
+
+// run is the command without the process around it; it returns the exit code.
+func run(args, environ []string, stdout, stderr io.Writer) int {
+	var c cli
+	ctx, sources, helped, err := c.parse(args, environ, stdout, stderr)
 	switch {
-	case helped: // printed, and whatever was found wrong after that doesn't matter
+	case helped:
 		return exitOK
 	case err != nil:
 		return complain(stderr, exitUsage, err)
@@ -112,17 +118,58 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 		if c.Dev.Nodes < 1 || c.Dev.Nodes > 16 {
 			return complain(stderr, exitUsage, errors.New("--nodes: must be 1 to 16"))
 		}
-		return serve(c.Settings, sources, stderr, func(ctx context.Context, log *slog.Logger) error {
+		return serve(c.Settings, sources, stderr, func(ctx context.Context, log *slog.Logger, hangups <-chan os.Signal) error {
+			defer onHangup(hangups, func() { log.Warn("SIGHUP: dev reads its configuration only once") })()
 			return gateway.RunDev(ctx, c.Settings, c.Dev.Nodes, log)
 		})
 	}
-	return serve(c.Settings, sources, stderr, func(ctx context.Context, log *slog.Logger) error {
+	return serve(c.Settings, sources, stderr, func(ctx context.Context, log *slog.Logger, hangups <-chan os.Signal) error {
 		g, err := gateway.New(c.Settings, log)
 		if err != nil {
 			return err
 		}
+		defer onHangup(hangups, func() { reload(g, args, environ, log) })()
 		return g.Run(ctx)
 	})
+}
+
+// reload reads the configuration again, and has the gateway take over what it can. What is wrong is logged, and then everything stays as it
+// was.
+func reload(g *gateway.Gateway, args, environ []string, log *slog.Logger) {
+	var c cli
+	_, _, _, err := c.parse(args, environ, io.Discard, io.Discard)
+	var changed, restart []string
+	if err == nil {
+		changed, restart, err = g.Reload(c.Settings)
+	}
+	switch {
+	case err != nil:
+		log.Error("reload failed: everything stays as it was", "err", err)
+	case len(restart) > 0:
+		log.Warn("reloaded, and some settings need a restart", "changed", changed, "restart", restart)
+	default:
+		log.Info("reloaded", "changed", changed)
+	}
+}
+
+// onHangup calls f for each SIGHUP, one after the other, until the function it returns is called, which waits for f.
+func onHangup(hangups <-chan os.Signal, f func()) (stop func()) {
+	done := make(chan struct{})
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
+		for {
+			select {
+			case <-hangups:
+				f()
+			case <-done:
+				return
+			}
+		}
+	})
+	return func() {
+		close(done)
+		waiting.Wait()
+	}
 }
 
 // complain writes each line of err, marked as ours, and returns code.
@@ -160,14 +207,18 @@ func check(cfg gateway.Config, sources *gateway.Sources, ctx *kong.Context, stdo
 }
 
 // serve runs until a signal, with the log that cfg asks for.
-func serve(cfg gateway.Config, sources *gateway.Sources, stderr io.Writer, run func(context.Context, *slog.Logger) error) int {
+func serve(cfg gateway.Config, sources *gateway.Sources, stderr io.Writer, run func(context.Context, *slog.Logger, <-chan os.Signal) error) int {
 	log := newLogger(cfg.Log, stderr)
+	// From the beginning: what isn't asked for ends a process. One that waits is enough, since each reads everything.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	for _, name := range sources.UnknownEnv() {
 		log.Warn("environment variable names no setting", "name", name)
 	}
 	ctx, stop := withSignals(log)
 	defer stop()
-	err := run(ctx, log)
+	err := run(ctx, log, hangups)
 	if err != nil {
 		log.Error("gateway ended", "err", err)
 	}

@@ -280,6 +280,8 @@ func TestDevRunsSeveralGatewaysBehindOneAddress(t *testing.T) {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+	p.signal(t, syscall.SIGHUP) // which isn't the end
+	p.wantLogged(t, "SIGHUP: dev reads its configuration only once", "msg")
 	p.signal(t, syscall.SIGTERM)
 	p.wantExit(t, 0)
 }

@@ -160,18 +160,32 @@ func TestReloadTakesNewKeysOrKeepsTheOld(t *testing.T) {
 		return err
 	}
 	rewrite(t, cfg.Keys[0], []byte("nothing"))
-	if err := v.Reload(); err == nil {
+	if _, err := v.Reload(cfg.Keys, nil); err == nil {
 		t.Error("nothing was loaded")
 	}
 	if err := verify("ES256", k.ec); err != nil {
 		t.Errorf("after a failed reload: %v", err)
 	}
 	rewrite(t, cfg.Keys[0], publicPEM(k.ed.Public()))
-	if err := v.Reload(); err != nil {
+	apply, err := v.Reload(cfg.Keys, nil)
+	if err != nil {
 		t.Fatal(err)
 	}
+	if err := verify("ES256", k.ec); err != nil {
+		t.Errorf("before it was applied: %v", err)
+	}
+	apply()
 	if err := verify("EdDSA", k.ed); err != nil {
 		t.Error(err)
 	}
 	wantRefused(t, verify("ES256", k.ec), ReasonKey)
+	if apply, err = v.Reload([]string{file(t, publicPEM(k.ec.Public())), cfg.Keys[0]}, nil); err != nil {
+		t.Fatal(err)
+	}
+	apply()
+	for alg, key := range map[string]any{"EdDSA": k.ed, "ES256": k.ec} {
+		if err := verify(alg, key); err != nil {
+			t.Errorf("with another file beside it: %v", err)
+		}
+	}
 }

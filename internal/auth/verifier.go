@@ -26,9 +26,11 @@ type Verifier struct {
 // New reads the key files. Run must run for key sets to be fetched.
 func New(cfg Config) (*Verifier, error) {
 	v := &Verifier{cfg: cfg}
-	if err := v.Reload(); err != nil {
+	apply, err := v.Reload(cfg.Keys, cfg.Secrets)
+	if err != nil {
 		return nil, err
 	}
+	apply()
 	for _, entry := range cfg.KeySets {
 		issuer, url, err := cfg.issuerOf(entry)
 		if err != nil {
@@ -39,14 +41,16 @@ func New(cfg Config) (*Verifier, error) {
 	return v, nil
 }
 
-// Reload reads the key files again. On an error the keys stay as they were.
-func (v *Verifier) Reload() error {
-	keys, err := v.cfg.loadKeys()
+// Reload reads files with keys and secrets, as Config has them, and returns what makes them count in place of those before. Without calling
+// it, the keys stay as they were.
+func (v *Verifier) Reload(keys, secrets []string) (apply func(), err error) {
+	cfg := v.cfg
+	cfg.Keys, cfg.Secrets = keys, secrets
+	loaded, err := cfg.loadKeys()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	v.keys.Store(&keys)
-	return nil
+	return func() { v.keys.Store(&loaded) }, nil
 }
 
 // Run keeps the key sets fresh until ctx ends.

@@ -22,7 +22,7 @@ import (
 // Config is everything an operator can set on one gateway. A field's name gives the flag (--limits.connect-rate), the
 // environment variable (GATEWAY_LIMITS_CONNECT_RATE) and the key in the file (limits: connect-rate:). The tags hold the rest:
 // help says what it is and in which unit, default its value, zero what 0 or empty means, enum what it may be, secret that it
-// is never shown. A number without a zero tag must be above 0. docs/configuration.md is made from them.
+// is never shown, reload that SIGHUP takes it over. A number without a zero tag must be above 0. docs/configuration.md is made from them.
 //
 // Code that builds a Config starts from DefaultConfig and ends with Validate.
 type Config struct {
@@ -52,8 +52,8 @@ type Config struct {
 type AuthConfig struct {
 	Issuers   []string `zero:"tokens are not taken" placeholder:"ISSUER" help:"Issuers whose tokens are good (iss), to the byte."`
 	Audiences []string `zero:"tokens are not taken" placeholder:"NAME" help:"What a token must be meant for (aud): one of these."`
-	Keys      []string `zero:"none" placeholder:"FILE" help:"Files with public keys: PEM, or a JSON Web Key Set. With several issuers each begins with its own: ISSUER=FILE."`
-	Secrets   []string `zero:"none" placeholder:"FILE" help:"Files with a shared secret (HS256) of at least 32 bytes, as [ISSUER=]FILE."`
+	Keys      []string `reload:"" zero:"none" placeholder:"FILE" help:"Files with public keys: PEM, or a JSON Web Key Set. With several issuers each begins with its own: ISSUER=FILE."`
+	Secrets   []string `reload:"" zero:"none" placeholder:"FILE" help:"Files with a shared secret (HS256) of at least 32 bytes, as [ISSUER=]FILE."`
 	KeySets   []string `zero:"none" placeholder:"URL" help:"JSON Web Key Sets to fetch, as [ISSUER=]URL: https, or http on this machine."`
 
 	Leeway      time.Duration `default:"30s" zero:"none" help:"How far an issuer's clock may be ahead, for nbf and iat. A token ends at its exp to the second."`
@@ -81,8 +81,8 @@ func (c AuthConfig) Enabled() bool {
 
 // TLSConfig has the public listener speak TLS: wss:// and https://, and nothing else.
 type TLSConfig struct {
-	Cert string `zero:"no TLS" placeholder:"FILE" help:"Certificate chain of the public listener, PEM; read at start. With it only wss:// and https:// are served."`
-	Key  string `zero:"no TLS" placeholder:"FILE" help:"Its private key, PEM."`
+	Cert string `reload:"" zero:"no TLS" placeholder:"FILE" help:"Certificate chain of the public listener, PEM. With it only wss:// and https:// are served."`
+	Key  string `reload:"" zero:"no TLS" placeholder:"FILE" help:"Its private key, PEM."`
 }
 
 // On reports whether the public listener speaks TLS.
@@ -103,19 +103,19 @@ type RedisConfig struct {
 
 // LimitsConfig bounds what one client, and all of them together, may use.
 type LimitsConfig struct {
-	ConnectRate          int             `default:"500" zero:"no limit" help:"New connections a second on this gateway; as many may come at once."`
-	ConnectRatePerIP     int             `default:"50" zero:"no limit" help:"New connections a second from one client address (IPv6: one /64); as many may come at once."`
-	MaxConnections       ConnectionLimit `default:"auto" zero:"no limit" help:"Connections at a time on this gateway; auto: what the limit of open files leaves room for."`
-	MessageRate          int             `default:"100" zero:"no limit" help:"Messages a second from one connection; as many may come at once."`
-	FrameRate            int             `default:"1000" zero:"no limit" help:"Frames a second from one connection, of any kind, also pings, heartbeats and what is refused; as many may come at once."`
-	ByteRate             int             `default:"262144" zero:"no limit" help:"Bytes a second from one connection, as they come from the network (after TLS); as many, or one largest frame, may come at once."`
-	NewAddresses         int             `default:"100" zero:"no limit" help:"Users and rooms an hour to which nobody has written yet and one user may be the first to, on this gateway; as many may come at once. Each takes kilobytes of Redis for weeks."`
-	ConnectionsPerUser   int             `default:"5" zero:"no limit" help:"Connections of one user in the whole cluster; a further one ends the stalest."`
+	ConnectRate          int             `reload:"" default:"500" zero:"no limit" help:"New connections a second on this gateway; as many may come at once."`
+	ConnectRatePerIP     int             `reload:"" default:"50" zero:"no limit" help:"New connections a second from one client address (IPv6: one /64); as many may come at once."`
+	MaxConnections       ConnectionLimit `reload:"" default:"auto" zero:"no limit" help:"Connections at a time on this gateway; auto: what the limit of open files leaves room for."`
+	MessageRate          int             `reload:"" default:"100" zero:"no limit" help:"Messages a second from one connection; as many may come at once."`
+	FrameRate            int             `reload:"" default:"1000" zero:"no limit" help:"Frames a second from one connection, of any kind, also pings, heartbeats and what is refused; as many may come at once."`
+	ByteRate             int             `reload:"" default:"262144" zero:"no limit" help:"Bytes a second from one connection, as they come from the network (after TLS); as many, or one largest frame, may come at once."`
+	NewAddresses         int             `reload:"" default:"100" zero:"no limit" help:"Users and rooms an hour to which nobody has written yet and one user may be the first to, on this gateway; as many may come at once. Each takes kilobytes of Redis for weeks."`
+	ConnectionsPerUser   int             `reload:"" default:"5" zero:"no limit" help:"Connections of one user in the whole cluster; a further one ends the stalest."`
 	DeviceClasses        []string        `zero:"none" placeholder:"CLASS=N" help:"Classes of devices, and how many connections of each a user may have in the whole cluster (0: no limit): phone=1,desktop=1. Clients must name one when they register."`
 	ClassPolicy          string          `default:"newest" enum:"newest,oldest" help:"Who keeps the place in a full class of devices: the newest connection, or those that have it."`
-	RoomsPerConnection   int             `default:"500" zero:"no limit" help:"Rooms one connection may be in at a time."`
-	OpenRooms            bool            `negatable:"" help:"Let a connection send to rooms it has not joined."`
-	WatchesPerConnection int             `default:"1000" zero:"no limit" help:"Users one connection may watch at a time."`
+	RoomsPerConnection   int             `reload:"" default:"500" zero:"no limit" help:"Rooms one connection may be in at a time."`
+	OpenRooms            bool            `reload:"" negatable:"" help:"Let a connection send to rooms it has not joined."`
+	WatchesPerConnection int             `reload:"" default:"1000" zero:"no limit" help:"Users one connection may watch at a time."`
 	MemberPushes         int             `default:"1000" zero:"nobody is told" help:"Members a room may have for them to be told who joins and leaves it; in larger rooms clients ask. The same on every gateway."`
 	FrameBytes           int             `default:"65536" help:"Bytes of one frame from a client."`
 	OutboxBytes          int             `default:"262144" help:"Bytes waiting for one client before it counts as a slow consumer."`

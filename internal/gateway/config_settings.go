@@ -51,6 +51,9 @@ func (s setting) Default() string { return s.flag.Default }
 func (s setting) Secret() bool    { return s.flag.Tag.Has("secret") }
 func (s setting) IsList() bool    { return s.flag.IsSlice() }
 
+// Reloads reports whether a gateway that runs takes a new value.
+func (s setting) Reloads() bool { return s.flag.Tag.Has("reload") }
+
 func (s setting) Enum() []string {
 	if s.flag.Enum == "" {
 		return nil

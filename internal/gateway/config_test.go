@@ -327,6 +327,9 @@ func reference() string {
 			}
 			meaning += " " + word + ": " + s.Zero + "."
 		}
+		if s.Reloads() {
+			meaning += " Reloaded by SIGHUP."
+		}
 		env := "`" + s.Env() + "`"
 		if s.Secret() {
 			env += " `" + s.Env() + "_FILE`"

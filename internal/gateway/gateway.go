@@ -61,6 +61,11 @@ type Gateway struct {
 	foreignHosts atomic.Uint64 // requests refused for their Host
 	headerless   atomic.Uint64 // connections of trusted proxies cut for want of a PROXY header
 
+	certificate atomic.Pointer[tls.Certificate] // nil without TLS
+
+	// Owned by whoever calls Reload.
+	running Config // cfg, with what was taken over since
+
 	open     atomic.Bool // clients are let in: the channels are subscribed
 	draining atomic.Bool
 }
@@ -103,7 +108,7 @@ func classNames(classes map[protocol.ClassID]int) (names []string) {
 func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) {
 	id := protocol.GatewayID(cfg.Name + "-" + strings.ToLower(rand.Text()[:8]))
 	log = log.With("gateway", string(id))
-	g := &Gateway{cfg: cfg, log: log, id: id, backend: b, started: time.Now()}
+	g := &Gateway{cfg: cfg, running: cfg, log: log, id: id, backend: b, started: time.Now()}
 	defer func() {
 		if err != nil {
 			g.closeFiles()
@@ -173,10 +178,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	if err := g.takeTokens(); err != nil {
 		return nil, err
 	}
-	g.admission = handler.NewAdmission(handler.AdmissionConfig{
-		ConnectRate: cfg.Limits.ConnectRate, ConnectRatePerIP: cfg.Limits.ConnectRatePerIP,
-		MaxConnections: cfg.Limits.MaxConnections.Number(OpenFileLimit(), 1), TrustedProxies: g.proxies,
-	})
+	g.admission = handler.NewAdmission(cfg.admission(g.proxies))
 	g.handler = handler.New(handler.Config{
 		Gateway: id, Log: log, Anonymous: cfg.Anonymous(), AnonymousForwarded: cfg.Insecure, Origins: origins,
 		Tokens: g.tokens, Revocations: g.revoked,
@@ -192,12 +194,16 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 
 	// A client that is gone is found by our pings. TCP's would cost four more system calls for each connection.
 	if cfg.TLS.On() {
-		cert, err := tls.LoadX509KeyPair(cfg.TLS.Cert, cfg.TLS.Key)
+		take, err := g.reloadCertificate(&cfg)
 		if err != nil {
-			return nil, fmt.Errorf("tls.cert, tls.key: %w", err)
+			return nil, err
 		}
+		take()
 		// A WebSocket is upgraded from HTTP/1.1, so nothing else is offered.
-		g.tls = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+		g.tls = &tls.Config{
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return g.certificate.Load(), nil },
+			MinVersion:     tls.VersionTLS12, NextProtos: []string{"http/1.1"},
+		}
 	}
 	g.local = onLoopback(cfg.Listen) && len(cfg.Origins) == 0
 	public := net.ListenConfig{Control: boundSendBuffers}

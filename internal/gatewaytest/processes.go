@@ -128,6 +128,9 @@ func (p *Process) Resume() { p.signal(syscall.SIGCONT) }
 // Term asks the process to end (SIGTERM) and doesn't wait; see ExitCode.
 func (p *Process) Term() { p.signal(syscall.SIGTERM) }
 
+// HangUp sends SIGHUP.
+func (p *Process) HangUp() { p.signal(syscall.SIGHUP) }
+
 func (p *Process) signal(s syscall.Signal) {
 	if p.Running() {
 		_ = syscall.Kill(p.Pid, s) // it may just have ended: the same as not running

@@ -48,6 +48,7 @@ type Registry struct {
 	running workers       // joined by Run
 	resync  chan struct{} // capacity 1: a group is stale
 	calls   calls
+	most    atomic.Int64 // connections of a user
 	silent  atomic.Int64 // groups whose last pulse Redis did not answer
 }
 
@@ -151,9 +152,13 @@ type Verdict struct {
 	At     int64 // ms since 1970; 0: not known
 }
 
+// LimitConnections sets how many connections a user may have over the whole cluster, from the next register on; 0 is no limit.
+func (r *Registry) LimitConnections(most int) { r.most.Store(int64(most)) }
+
 // New returns a Registry. Run must be called for leases to be held.
 func New(client redis.UniversalClient, cfg Config) *Registry {
 	r := &Registry{cfg: cfg, client: client, resync: make(chan struct{}, 1)}
+	r.LimitConnections(cfg.ConnectionsPerUser)
 	script := func(source string) *redis.Script { return redis.NewScript(cfg.Layout.Script(source)) }
 	r.register, r.refresh, r.remove = script(registerSource), script(refreshSource), script(removeSource)
 	r.kick, r.pulse, r.offline = script(kickSource), script(pulseSource), script(offlineSource)
@@ -239,7 +244,7 @@ func (r *Registry) runRegisters(g *group, b []*registration) {
 		keys = append(keys, keyspace.Conns(e.User), keyspace.Holders(a), keyspace.State(e.User),
 			keyspace.Holders(protocol.WatchAddress(e.User)), keyspace.Log(a), keyspace.Stream(a))
 		args = append(args, string(e.Conn), string(e.User), string(e.Device), e.Meta, e.Since,
-			r.cfg.ConnectionsPerUser, fence, string(e.Class), r.cfg.Classes[e.Class])
+			r.most.Load(), fence, string(e.Class), r.cfg.Classes[e.Class])
 	}
 	v, err := r.run(context.Background(), r.register, keys, args)
 	var lines []string

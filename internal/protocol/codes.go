@@ -39,7 +39,7 @@ var Errors = [...]ErrorInfo{
 	{CodeNotJoined, false, "This connection has not joined the room."},
 	{CodeConflict, false, "A message with this `id` and another content exists: the new one needs an id of its own. Of a `register`: another connection has the place of this `deviceClass`."},
 	{CodeTooLarge, false, "A part of the frame is over the size named in `limit`."},
-	{CodeLimited, true, "Too often: the limit named in `limit` allows it again after `retryAfterMs`."},
+	{CodeLimited, true, "Too much: the limit named in `limit` allows it again after `retryAfterMs`. Certainly not stored."},
 	{CodeOverloaded, true, "The gateway has too much to do; nothing was stored. Again after `retryAfterMs`."},
 	{CodeUnavailable, true, "What the gateway needs is away; the message was certainly not stored. Again after `retryAfterMs`."},
 	{CodeUnknown, true, "The outcome is not known: repeat with the same `id`, which never stores twice."},
