@@ -16,7 +16,7 @@ func FuzzVerify(f *testing.F) {
 	for alg, key := range map[string]any{"HS256": k.secret, "ES256": k.ec, "EdDSA": k.ed, "none": nil} {
 		for _, claims := range []any{good(), but(object{"rooms": []string{"a*"}, "limits": object{"rooms": 1}, "meta": object{"a": 1}}), "x"} {
 			token := mint(object{"alg": alg, "kid": "k"}, claims, key)
-			made[token] = true
+			made[token] = alg != "none"
 			f.Add([]byte(token))
 		}
 	}

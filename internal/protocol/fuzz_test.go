@@ -184,7 +184,7 @@ func (r reference) rules() bool {
 		if r.has("meta") {
 			meta = r.fields["meta"][0] == '{' && len(r.fields["meta"]) <= MaxMetaBytes
 		}
-		return all(text("token", false), ident("userId", !r.has("token")), ident("deviceId", false), meta, resume, rooms)
+		return all(text("token", false), ident("userId", !r.has("token")), ident("deviceId", false), ident("deviceClass", false), meta, resume, rooms)
 	case name == "heartbeat":
 		return true
 	case name == "message":
@@ -224,7 +224,7 @@ func wantSame(t *testing.T, f *Frame, r reference) {
 		Offset uint64
 	}
 	texts := map[string][]byte{
-		"userId": f.UserID, "token": f.Token, "deviceId": f.DeviceID, "to": f.To, "room": f.Room, "epoch": f.Epoch, "id": f.ID, "after": f.Cursor,
+		"userId": f.UserID, "token": f.Token, "deviceId": f.DeviceID, "deviceClass": f.Class, "to": f.To, "room": f.Room, "epoch": f.Epoch, "id": f.ID, "after": f.Cursor,
 	}
 	for name, got := range texts {
 		if got == nil {
@@ -448,5 +448,56 @@ func FuzzContentSplice(f *testing.F) {
 			t.Fatalf("id %q, to %q, room %q", got.ID, got.To, got.Room)
 		}
 		wantNoSplice(t, &got)
+	})
+}
+
+// FuzzPosition gives one and the same value as the position of a register, of a room in it and of a join: all take it, and take it for
+// the same, or all refuse it. What they take with an epoch is a position that received and history take.
+func FuzzPosition(f *testing.F) {
+	for _, position := range []string{
+		`null`, `{"offset":0}`, `{"epoch":"e","offset":18446744073709551615}`, `{"epoch":"e","offset":18446744073709551616}`, `{"epoch":null,"offset":7}`,
+		`{"offset":1e3}`, `{"offset":-1}`, `{"offset":1,"offset":2}`, `{"OFFSET":1}`, `{"epoch":"\u0065","offset":1,"x":[{}]}`, `{"epoch":""}`, `[]`, `""`, `7`,
+	} {
+		f.Add([]byte(position), "lobby")
+	}
+	f.Fuzz(func(t *testing.T, position []byte, room string) {
+		// Anything else would be more than a value, and what nests as deep as it may is a level too deep in rooms.
+		if !json.Valid(position) || levels(position) >= MaxDepth {
+			return
+		}
+		quoted, _ := json.Marshal(room)
+		var register, rooms, join, received, history Frame
+		one := register.Decode(fmt.Appendf(nil, `{"type":"register","userId":"a","resume":%s}`, position))
+		two := rooms.Decode(fmt.Appendf(nil, `{"type":"register","userId":"a","rooms":{%s:%s}}`, quoted, position))
+		three := join.Decode(fmt.Appendf(nil, `{"type":"join","room":%s,"resume":%s}`, quoted, position))
+		if (two == nil) != (three == nil) {
+			t.Fatalf("%s in %s: a register says %v, a join %v", position, quoted, two, three)
+		}
+		if !ValidID([]byte(room), MaxIDBytes) || !utf8.ValidString(room) {
+			return
+		}
+		if (one == nil) != (two == nil) {
+			t.Fatalf("%s: for the inbox %v, for a room %v", position, one, two)
+		}
+		if one != nil {
+			return
+		}
+		if len(rooms.Rooms) != 1 || string(rooms.Rooms[0].Room) != room || string(join.Room) != room ||
+			!reflect.DeepEqual(register.Resume, rooms.Rooms[0].Resume) || !reflect.DeepEqual(register.Resume, join.Resume) {
+			t.Fatalf("%s: %+v, %+v and %+v", position, register.Resume, rooms.Rooms, join.Resume)
+		}
+		at := register.Resume
+		if !at.HasEpoch {
+			return
+		}
+		epoch, _ := json.Marshal(string(at.Epoch))
+		if err := received.Decode(fmt.Appendf(nil, `{"type":"received","epoch":%s,"offset":%d}`, epoch, at.Offset)); err != nil ||
+			received.Offset != at.Offset || !bytes.Equal(received.Epoch, at.Epoch) {
+			t.Fatalf("%s: received is %+v, %v", position, received, err)
+		}
+		if err := history.Decode(fmt.Appendf(nil, `{"type":"history","epoch":%s,"after":%d}`, epoch, at.Offset)); err != nil ||
+			history.After != at.Offset || !bytes.Equal(history.Epoch, at.Epoch) {
+			t.Fatalf("%s: history is %+v, %v", position, history, err)
+		}
 	})
 }
