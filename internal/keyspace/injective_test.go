@@ -38,6 +38,11 @@ var functions = map[string]func(id string) string{
 	"members of all":  func(string) string { return Memberships(All) },
 	"events of all":   func(string) string { return Events(All) },
 	"sinks of all":    func(string) string { return Sinks(All) },
+	"line of all":     func(string) string { return Line(All) },
+	"tombs of all":    func(string) string { return Tombstones(All) },
+	"snaps of all":    func(string) string { return Snapshots(All) },
+	"revoked of all":  func(string) string { return Revocations(All) },
+	"order of all":    func(string) string { return RevocationOrder(All) },
 	"offlines of p17": func(string) string { return Offlines("p17") },
 }
 
