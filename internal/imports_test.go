@@ -18,6 +18,7 @@ const module = "chatgate"
 var level = map[string]int{
 	"internal/protocol":   0,
 	"internal/keyspace":   0,
+	"internal/problem":    0,
 	"internal/connection": 1,
 	"internal/presence":   1,
 	"internal/history":    1,

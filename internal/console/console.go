@@ -25,6 +25,8 @@ import (
 	"path"
 	"regexp"
 	"time"
+
+	"chatgate/internal/problem"
 )
 
 //go:embed static
@@ -73,12 +75,12 @@ func Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f, ok := files[r.URL.Path]
 		if !ok {
-			http.NotFound(w, r)
+			problem.Problem{Status: http.StatusNotFound}.Write(w)
 			return
 		}
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			w.Header().Set("Allow", "GET, HEAD")
-			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+			problem.Problem{Status: http.StatusMethodNotAllowed}.Write(w)
 			return
 		}
 		h := w.Header()

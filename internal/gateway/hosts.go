@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"chatgate/internal/handler"
+	"chatgate/internal/problem"
 )
 
 // localHosts lets only requests through that were made to this machine under a name of its own, for listeners on loopback. A page on the
@@ -17,10 +18,10 @@ func localHosts(next http.Handler, refused *atomic.Uint64) http.Handler {
 		if r.Host != "" && !handler.IsLocalHost(r.Host) {
 			refused.Add(1)
 			w.Header().Set("Connection", "close")
-			writeJSON(w, http.StatusMisdirectedRequest, map[string]string{
-				"title":  http.StatusText(http.StatusMisdirectedRequest),
-				"reason": "this listener is on loopback, and serves localhost only; behind a proxy set origins",
-			})
+			problem.Problem{
+				Status: http.StatusMisdirectedRequest, Reason: "foreign_host",
+				Detail: "this listener is on loopback, and serves localhost only; behind a proxy set origins",
+			}.Write(w)
 			return
 		}
 		next.ServeHTTP(w, r)

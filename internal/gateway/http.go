@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"chatgate/internal/console"
+	"chatgate/internal/problem"
 )
 
 // What a client may take its time for, before it is upgraded. After that its connection has the rules of package connection.
@@ -80,14 +81,13 @@ func (g *Gateway) publicMux() http.Handler {
 	if g.cfg.PageOn() {
 		mux.Handle("GET /", console.Handler())
 	}
-	return mux
+	return problem.Mux(mux)
 }
 
 // serveWS refuses clients until this gateway could deliver to them.
 func (g *Gateway) serveWS(w http.ResponseWriter, r *http.Request) {
 	if !g.open.Load() {
-		w.Header().Set("Retry-After", "1")
-		writeJSON(w, http.StatusServiceUnavailable, map[string]string{"status": "unready", "reason": "not subscribed"})
+		notReady("not_subscribed", "not subscribed").Write(w)
 		return
 	}
 	g.handler.ServeHTTP(w, r)
@@ -106,7 +106,7 @@ func (g *Gateway) internalMux() http.Handler {
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	return mux
+	return problem.Mux(mux)
 }
 
 // serveHealth says that the process lives. It never depends on Redis: a restart
@@ -117,28 +117,29 @@ func serveHealth(w http.ResponseWriter, _ *http.Request) {
 
 // serveReady says whether new connections should come here.
 func (g *Gateway) serveReady(w http.ResponseWriter, _ *http.Request) {
-	reason := ""
 	switch {
 	case g.draining.Load():
-		reason = "draining"
+		notReady("draining", "draining").Write(w)
 	case !g.registry.Reachable():
-		reason = "redis does not answer"
+		notReady("redis_unreachable", "redis does not answer").Write(w)
 	case !g.router.Subscribed():
-		reason = "not subscribed"
+		notReady("not_subscribed", "not subscribed").Write(w)
 	case g.public.paused.Load():
-		reason = "no open files to spare"
+		notReady("no_open_files", "no open files to spare").Write(w)
+	default:
+		writeJSON(w, http.StatusOK, map[string]string{"status": "ready"})
 	}
-	if reason != "" {
-		writeJSON(w, http.StatusServiceUnavailable, map[string]string{"status": "unready", "reason": reason})
-		return
-	}
-	writeJSON(w, http.StatusOK, map[string]string{"status": "ready"})
+}
+
+// notReady is the answer of a gateway that takes nobody. Balancers judge by the status alone.
+func notReady(reason, detail string) problem.Problem {
+	return problem.Problem{Status: http.StatusServiceUnavailable, Reason: reason, Detail: detail, RetryAfter: time.Second}
 }
 
 // serveCheck verifies the invariants of the local indexes.
 func (g *Gateway) serveCheck(w http.ResponseWriter, _ *http.Request) {
 	if err := g.manager.Check(); err != nil {
-		writeJSON(w, http.StatusInternalServerError, map[string]string{"status": "broken", "reason": err.Error()})
+		problem.Problem{Status: http.StatusInternalServerError, Reason: "broken", Detail: err.Error()}.Write(w)
 		return
 	}
 	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})

@@ -11,6 +11,7 @@ import (
 	"chatgate/internal/connection"
 	"chatgate/internal/handler"
 	"chatgate/internal/hook"
+	"chatgate/internal/problem"
 	"chatgate/internal/protocol"
 )
 
@@ -189,6 +190,6 @@ func (g *Gateway) serveStats(w http.ResponseWriter, r *http.Request) {
 	case "cluster":
 		writeJSON(w, http.StatusOK, g.clusterStats(r.Context()))
 	default:
-		writeJSON(w, http.StatusBadRequest, map[string]string{"error": "scope: must be gateway or cluster"})
+		problem.Problem{Status: http.StatusBadRequest, Detail: "scope: must be gateway or cluster"}.Write(w)
 	}
 }

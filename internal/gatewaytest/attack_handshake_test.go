@@ -34,11 +34,11 @@ func TestBadHandshakesAreAnsweredAndHurtNobodyElse(t *testing.T) {
 		send string
 		want string // the beginning of the answer; empty: cut without one
 	}{
-		"no upgrade":               {swap("Connection: Upgrade\r\nUpgrade: websocket\r\n", ""), "HTTP/1.1 400 "},
-		"no Connection: Upgrade":   {swap("Connection: Upgrade\r\n", ""), "HTTP/1.1 400 "},
-		"upgrade to something":     {swap("Upgrade: websocket", "Upgrade: h2c"), "HTTP/1.1 400 "},
-		"no version":               {swap("Sec-WebSocket-Version: 13\r\n", ""), "HTTP/1.1 400 "},
-		"version 8":                {swap("Version: 13", "Version: 8"), "HTTP/1.1 400 "},
+		"no upgrade":               {swap("Connection: Upgrade\r\nUpgrade: websocket\r\n", ""), "HTTP/1.1 426 "},
+		"no Connection: Upgrade":   {swap("Connection: Upgrade\r\n", ""), "HTTP/1.1 426 "},
+		"upgrade to something":     {swap("Upgrade: websocket", "Upgrade: h2c"), "HTTP/1.1 426 "},
+		"no version":               {swap("Sec-WebSocket-Version: 13\r\n", ""), "HTTP/1.1 426 "},
+		"version 8":                {swap("Version: 13", "Version: 8"), "HTTP/1.1 426 "},
 		"no key":                   {swap("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", ""), "HTTP/1.1 400 "},
 		"a short key":              {swap("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZQ=="), "HTTP/1.1 400 "},
 		"a key that is no base64":  {swap("dGhlIHNhbXBsZSBub25jZQ==", "!!!!!!!!!!!!!!!!!!!!!!=="), "HTTP/1.1 400 "},

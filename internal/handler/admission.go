@@ -2,17 +2,16 @@ package handler
 
 import (
 	"cmp"
-	"encoding/json"
 	"math"
 	"net/http"
 	"net/netip"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
 
+	"chatgate/internal/problem"
 	"chatgate/internal/protocol"
 )
 
@@ -35,13 +34,6 @@ const (
 	defaultAddressBuckets = 65_536
 )
 
-// limitOf names the limit that a reason is about.
-var limitOf = map[Reason]string{
-	ReasonMaxConnections: protocol.LimitMaxConnections,
-	ReasonConnectRate:    protocol.LimitConnectRate,
-	ReasonAddressRate:    protocol.LimitConnectRatePerIP,
-}
-
 // Rejection is the answer to a handshake that is not let in.
 type Rejection struct {
 	Status     int           // 503, or 403 for a foreign origin
@@ -52,25 +44,18 @@ type Rejection struct {
 // Write answers the request. The TCP connection is closed after it, since a refused client that kept it open would go on
 // using a file descriptor.
 func (x *Rejection) Write(w http.ResponseWriter) {
-	body := struct {
-		Title      string `json:"title"`
-		Status     int    `json:"status"`
-		Reason     Reason `json:"reason"`
-		Limit      string `json:"limit,omitempty"`
-		RetryAfter int64  `json:"retryAfterMs,omitempty"`
-	}{Title: http.StatusText(x.Status), Status: x.Status, Reason: x.Reason, Limit: limitOf[x.Reason]}
-	header := w.Header()
-	if x.RetryAfter > 0 {
-		// Retry-After counts whole seconds (RFC 9110 section 10.2.3); rounding down would invite a second refusal.
-		seconds := max(1, int64(math.Ceil(x.RetryAfter.Seconds())))
-		header.Set("Retry-After", strconv.FormatInt(seconds, 10))
-		body.RetryAfter = seconds * 1000
-	}
-	header.Set("Connection", "close")
-	header.Set("Cache-Control", "no-store")
-	header.Set("Content-Type", "application/problem+json")
-	w.WriteHeader(x.Status)
-	_ = json.NewEncoder(w).Encode(body) // The client may be gone; nothing is left to do for it.
+	w.Header().Set("Connection", "close")
+	why := refusals[x.Reason]
+	problem.Problem{Status: x.Status, Reason: string(x.Reason), Detail: why.detail, Limit: why.limit, RetryAfter: x.RetryAfter}.Write(w)
+}
+
+// refusals are what is said of each reason, and the limit that was met.
+var refusals = map[Reason]struct{ detail, limit string }{
+	ReasonDraining:       {"this gateway is shutting down: another one takes you", ""},
+	ReasonMaxConnections: {"as many connections as this gateway takes", protocol.LimitMaxConnections},
+	ReasonConnectRate:    {"too many connect to this gateway at once", protocol.LimitConnectRate},
+	ReasonAddressRate:    {"too many connects from this address", protocol.LimitConnectRatePerIP},
+	ReasonOrigin:         {"pages of this origin may not connect here", ""},
 }
 
 // AdmissionConfig says how many handshakes and connections this gateway takes. Zero means no limit, unless said otherwise.

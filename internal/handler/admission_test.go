@@ -345,11 +345,12 @@ func TestRejectionIsAnsweredWithRetryAfterAndAShortBody(t *testing.T) {
 				t.Errorf("answered %d with %v", w.Code, w.Header())
 			}
 			var body struct {
-				Status int
-				Reason Reason
-				Limit  string
+				Status        int
+				Reason        Reason
+				Detail, Limit string
 			}
-			if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || body.Status != w.Code || body.Reason != c.rejection.Reason || body.Limit != c.limit {
+			if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || body.Status != w.Code || body.Reason != c.rejection.Reason ||
+				body.Detail == "" || body.Limit != c.limit {
 				t.Errorf("body %q: %v", w.Body, err)
 			}
 		})

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"chatgate/internal/connection"
 	"chatgate/internal/history"
 	"chatgate/internal/presence"
+	"chatgate/internal/problem"
 	"chatgate/internal/protocol"
 	"chatgate/internal/router"
 )
@@ -87,6 +89,7 @@ func New(cfg Config, conns *connection.Config, manager *connection.Manager, regi
 			HandshakeTimeout: 5 * time.Second,
 			Subprotocols:     []string{protocol.Subprotocol},
 			CheckOrigin:      func(*http.Request) bool { return true }, // done before, by Origins
+			Error:            refuseUpgrade,
 		},
 	}
 	h.Reload(cfg.Limits)
@@ -98,7 +101,7 @@ func New(cfg Config, conns *connection.Config, manager *connection.Manager, regi
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !r.ProtoAtLeast(1, 1) { // RFC 6455 §4.1
 		h.counts.failedUpgrades.Add(1)
-		http.Error(w, "WebSocket needs HTTP/1.1", http.StatusHTTPVersionNotSupported)
+		problem.Problem{Status: http.StatusHTTPVersionNotSupported, Detail: "WebSocket needs HTTP/1.1"}.Write(w)
 		return
 	}
 	if x := h.cfg.Origins.Check(r); x != nil {
@@ -114,7 +117,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id, err := uuid.NewV7()
 	if err != nil {
 		ticket.Release()
-		http.Error(w, "no entropy", http.StatusInternalServerError)
+		problem.Problem{Status: http.StatusInternalServerError, Detail: "no entropy"}.Write(w)
 		return
 	}
 	c, err := connection.Upgrade(w, r, &h.upgrader, protocol.ConnID(id.String()), h.conns)
@@ -129,6 +132,23 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.Close(connection.Cause{Kind: connection.KindDraining})
 	}
 	go s.serve(ticket)
+}
+
+// refuseUpgrade answers a handshake that is none: 426 says what to speak (RFC 9110 section 15.5.22) and in which version (RFC 6455 section
+// 4.4), where that is all there is to say.
+func refuseUpgrade(w http.ResponseWriter, r *http.Request, status int, reason error) {
+	header := w.Header()
+	header.Set("Connection", "close")
+	switch {
+	case !websocket.IsWebSocketUpgrade(r):
+		status = http.StatusUpgradeRequired
+		header.Set("Connection", "close, Upgrade")
+		header.Set("Upgrade", "websocket")
+	case !slices.Equal(r.Header["Sec-Websocket-Version"], []string{"13"}):
+		status = http.StatusUpgradeRequired
+		header.Set("Sec-WebSocket-Version", "13")
+	}
+	problem.Problem{Status: status, Detail: reason.Error()}.Write(w)
 }
 
 // serve is a connection's life. Its goroutine is what waits when nothing comes, with all that its calls have on the stack: so it does
