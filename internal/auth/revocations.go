@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"fmt"
 	"log/slog"
+	"math"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -32,9 +33,10 @@ type RevocationsConfig struct {
 	// Timeout bounds each call to Redis.
 	Timeout time.Duration
 	// Kept is how long a revocation is: the longest a token may live after it, Leeway
-	// included.
+	// included. One that was entered by someone who keeps them for less is kept longer.
 	Kept time.Duration
-	// Most is how many there may be at a time.
+	// Most is how many there may be at a time. One more is refused; what was entered
+	// before, and Redis lost, is not.
 	Most int
 	Log  *slog.Logger
 	// OnChange is called when there are new ones; Check then knows them. It must not
@@ -121,7 +123,7 @@ func (r *Revocations) Revoke(ctx context.Context, list ...Revocation) error {
 		}
 		args = append(args, name, before, "")
 	}
-	if err := r.enter(ctx, args); err != nil {
+	if err := r.enter(ctx, r.cfg.Most, args); err != nil {
 		return err
 	}
 	select {
@@ -136,9 +138,9 @@ func (r *Revocations) keys() []string {
 	return []string{keyspace.Revocations(first), keyspace.RevocationOrder(first)}
 }
 
-// enter calls the script with name, before and end of each.
-func (r *Revocations) enter(ctx context.Context, each []any) error {
-	args := append([]any{r.cfg.Kept.Milliseconds(), r.cfg.Most, protocol.NewEpoch()}, each...)
+// enter calls the script with name, before and end of each, unless there would be more than so many.
+func (r *Revocations) enter(ctx context.Context, most int, each []any) error {
+	args := append([]any{r.cfg.Kept.Milliseconds(), most, protocol.NewEpoch()}, each...)
 	v, err := r.run(ctx, r.revoke, args)
 	if err != nil {
 		return err
@@ -184,6 +186,7 @@ func (r *Revocations) Run(ctx context.Context) error {
 // read takes over what changed, all pages of it.
 func (r *Revocations) read(ctx context.Context) error {
 	changed := false
+	var again []any // what Redis would forget too soon
 	defer func() {
 		if changed && r.cfg.OnChange != nil {
 			r.cfg.OnChange()
@@ -192,6 +195,9 @@ func (r *Revocations) read(ctx context.Context) error {
 	for {
 		p, err := r.page(ctx)
 		if err != nil {
+			if len(again) > 0 {
+				r.epoch = "" // they are known only here
+			}
 			return err
 		}
 		if p.first {
@@ -201,6 +207,10 @@ func (r *Revocations) read(ctx context.Context) error {
 			if r.listed != nil {
 				r.listed[name] = h
 			}
+			if till := r.needed(h); till > h.till && till > p.now {
+				h.till = till
+				again = append(again, name, h.before, h.till)
+			}
 			changed = r.learn(name, h) || changed
 		}
 		r.line, r.epoch, r.number = p.line, p.epoch, p.number
@@ -209,16 +219,21 @@ func (r *Revocations) read(ctx context.Context) error {
 		}
 		r.prune(p.now)
 		if r.listed != nil {
-			if err := r.restore(ctx, p.now); err != nil {
-				r.epoch = "" // from the first again
-				return err
-			}
-			r.listed = nil
+			again = r.missing(p.now) // and all that would be forgotten too soon
 		}
+		if err := r.restore(ctx, again); err != nil {
+			r.epoch = "" // from the first again
+			return err
+		}
+		r.listed = nil
 		r.loaded.Store(true)
 		return nil
 	}
 }
+
+// needed is the end until which a revocation must be known here: a token that it hits was issued at before, or lives as if. Whoever entered
+// it may have kept it for less, a command with a shorter auth.max-lifetime than the gateways' say.
+func (r *Revocations) needed(h hit) int64 { return h.before*1000 + r.cfg.Kept.Milliseconds() }
 
 // page is one answer of revoked.lua.
 type page struct {
@@ -264,20 +279,24 @@ func (r *Revocations) learn(name string, h hit) bool {
 	return true
 }
 
-// restore enters again what this gateway knows and a Redis that lost something does not. All gateways do so, and the second finds
-// it there.
-func (r *Revocations) restore(ctx context.Context, now int64) error {
-	var each []any
+// missing is what this gateway knows and a Redis that lost something does not. All gateways enter it again, and the second finds it there.
+func (r *Revocations) missing(now int64) (each []any) {
 	r.mu.RLock()
+	defer r.mu.RUnlock()
 	for name, h := range r.hits {
 		if there := r.listed[name]; h.till > now && (there.before < h.before || there.till < h.till) {
 			each = append(each, name, h.before, h.till)
 		}
 	}
-	r.mu.RUnlock()
+	return each
+}
+
+// restore enters revocations again. For these there is room however many there are by now: each was accepted once, and a token that was
+// revoked must not be good again because others were revoked since.
+func (r *Revocations) restore(ctx context.Context, each []any) error {
 	for len(each) > 0 {
 		n := min(len(each), 3*restoredAtOnce)
-		if err := r.enter(ctx, each[:n]); err != nil {
+		if err := r.enter(ctx, math.MaxInt32, each[:n]); err != nil {
 			return err
 		}
 		each = each[n:]

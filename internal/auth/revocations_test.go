@@ -33,12 +33,17 @@ func startList(t *testing.T, r *gatewaytest.Redis, tune ...func(*RevocationsConf
 		f(&cfg)
 	}
 	l.Revocations = NewRevocations(r.Client(), cfg)
+	l.start(t)
+	return l
+}
+
+// start has it read until stop, or the end of the test.
+func (l *list) start(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = l.Run(ctx) })
 	l.stop = sync.OnceFunc(func() { cancel(); running.Wait() })
 	t.Cleanup(l.stop)
-	return l
 }
 
 func emptied(t *testing.T, r *gatewaytest.Redis) *gatewaytest.Redis {
@@ -222,7 +227,7 @@ func TestTooManyRevocationsAreRefused(t *testing.T) {
 			t.Errorf("%d entries, want everybody as well", n)
 		}
 		// Those that are over make room.
-		if err := l.enter(context.Background(), []any{"u:a", 1, 1, "u:b", 1, 1}); err != nil {
+		if err := l.enter(context.Background(), l.cfg.Most, []any{"u:a", 1, 1, "u:b", 1, 1}); err != nil {
 			t.Fatal(err)
 		}
 		ctx := context.Background()
@@ -234,12 +239,94 @@ func TestTooManyRevocationsAreRefused(t *testing.T) {
 	})
 }
 
+// What was accepted once has room for ever, or until it is over: Redis forgets it, and meanwhile as many others are revoked as there may be.
+func TestWhatRedisLosesIsEnteredAgainIntoAFullList(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		emptied(t, r)
+		few := func(c *RevocationsConfig) { c.Most = 3 }
+		l := startList(t, r, few)
+		at := time.Now().Unix()
+		l.revoke(t, Revocation{User: "a"}, Revocation{User: "b"}, Revocation{TokenID: "c"})
+		l.wants(t, of("a", "", at-10), revoked)
+		l.stop()
+		emptied(t, r)
+		// Nobody reads now, so nobody enters them again before the list is full.
+		cfg := DefaultRevocationsConfig()
+		cfg.Layout, cfg.Most, cfg.Timeout = l.cfg.Layout, 3, 5*time.Second
+		other := NewRevocations(r.Client(), cfg)
+		if err := other.Revoke(context.Background(), Revocation{User: "x"}, Revocation{User: "y"}, Revocation{User: "z"}); err != nil {
+			t.Fatal(err)
+		}
+		l.start(t)
+		eventually(t, func() error {
+			if n := entries(t, r, l); n != 6 {
+				return fmt.Errorf("%d entries in Redis, want all six", n)
+			}
+			return nil
+		})
+		if err := l.Revoke(context.Background(), Revocation{User: "d"}); !errors.Is(err, ErrFull) {
+			t.Errorf("a seventh: %v", err)
+		}
+		last := startList(t, r, few)
+		for _, id := range []Identity{of("a", "", at-10), of("b", "", at-10), of("n", "c", at+9), of("x", "", at-10)} {
+			last.wants(t, id, revoked)
+		}
+	})
+}
+
+// Who revokes may think that tokens live for a minute, where gateways take those of an hour. They keep what they read as long as they need it.
+func TestARevocationIsKeptAsLongAsTheGatewaysNeedIt(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		emptied(t, r)
+		l := startList(t, r)
+		at := time.Now().Unix()
+		command := DefaultRevocationsConfig()
+		command.Layout, command.Timeout, command.Kept = l.cfg.Layout, 5*time.Second, time.Minute
+		short := NewRevocations(r.Client(), command)
+		long := Revocation{User: "old", Before: time.Unix(at-100, 0)}
+		if err := short.Revoke(context.Background(), Revocation{User: "alice"}, Revocation{TokenID: "t"}, long, Revocation{All: true, Before: time.Unix(1, 0)}); err != nil {
+			t.Fatal(err)
+		}
+		for name, before := range map[string]int64{"u:alice": at, "t:t": at, "u:old": at - 100} {
+			eventually(t, func() error {
+				v := r.Client().HGet(context.Background(), l.keys()[0], name).Val()
+				var from, till, number int64
+				if _, err := fmt.Sscan(v, &from, &till, &number); err != nil {
+					return fmt.Errorf("%s is %q: %w", name, v, err)
+				}
+				if till < before*1000+l.cfg.Kept.Milliseconds() {
+					return fmt.Errorf("%s ends %v after what it hits was issued", name, time.Duration(till-from*1000)*time.Millisecond)
+				}
+				return nil
+			})
+		}
+		// What hits only tokens that are over already needs no more.
+		if v := r.Client().HGet(context.Background(), l.keys()[0], "a:").Val(); v != "" {
+			var from, till, number int64
+			if _, err := fmt.Sscan(v, &from, &till, &number); err != nil || till > (at+120)*1000 {
+				t.Errorf("everybody is %q, %v", v, err)
+			}
+		}
+		for _, key := range l.keys() {
+			if left := r.Client().PTTL(context.Background(), key).Val(); left < l.cfg.Kept-time.Hour {
+				t.Errorf("%s is kept for %v more", key, left)
+			}
+		}
+		// Once: another gateway finds it there.
+		head := r.Client().HGet(context.Background(), l.keys()[0], " ").Val()
+		startList(t, r).wants(t, of("alice", "", at-10), revoked)
+		if now := r.Client().HGet(context.Background(), l.keys()[0], " ").Val(); now != head {
+			t.Errorf("the head went on from %q to %q", head, now)
+		}
+	})
+}
+
 // A client that did not get the answer asks again: nothing changes, and no reader is troubled.
 func TestRevokingTwiceChangesNothing(t *testing.T) {
 	r := emptied(t, gatewaytest.Shared(t, gatewaytest.Standalone))
 	l := startList(t, r)
 	for range 2 {
-		if err := l.enter(context.Background(), []any{"u:a", 5, 99999999999999}); err != nil {
+		if err := l.enter(context.Background(), l.cfg.Most, []any{"u:a", 5, 99999999999999}); err != nil {
 			t.Fatal(err)
 		}
 	}

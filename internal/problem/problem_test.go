@@ -35,7 +35,8 @@ func TestAProblemSaysWhichLimitAndWhenToComeBack(t *testing.T) {
 		"a status": {Problem{Status: 403}, map[string]any{}, ""},
 		"all of it": {
 			Problem{Status: 503, Reason: "connect_rate", Detail: "too many", Limit: "connect-rate", RetryAfter: 1200 * time.Millisecond},
-			map[string]any{"reason": "connect_rate", "detail": "too many", "limit": "connect-rate", "retryAfterMs": 2000.0}, "2",
+			map[string]any{"reason": "connect_rate", "detail": "too many", "limit": "connect-rate", "retryAfterMs": 2000.0},
+			"2",
 		},
 		"a moment":   {Problem{Status: 503, RetryAfter: time.Millisecond}, map[string]any{"retryAfterMs": 1000.0}, "1"},
 		"two, sharp": {Problem{Status: 503, RetryAfter: 2 * time.Second}, map[string]any{"retryAfterMs": 2000.0}, "2"},
