@@ -28,6 +28,8 @@ type Config struct {
 
 	// Now is the clock of every rule above but WriteTimeout and CloseWait, which are the socket's. nil: the monotonic clock.
 	Now func() time.Time
+	// Wall is the clock that ExpireAt is held against. nil: Now, or the wall clock.
+	Wall func() time.Time
 }
 
 // DefaultConfig has the figures of docs/protocol.md and docs/configuration.md.
@@ -86,6 +88,17 @@ type instant = int64
 func instantOf(t time.Time) instant { return int64(t.Sub(origin)) }
 
 func timeOf(at instant) time.Time { return origin.Add(time.Duration(at)) }
+
+// wall is the time in ms since 1970.
+func (cfg *Config) wall() int64 {
+	switch {
+	case cfg.Wall != nil:
+		return cfg.Wall().UnixMilli()
+	case cfg.Now != nil:
+		return cfg.Now().UnixMilli()
+	}
+	return time.Now().UnixMilli()
+}
 
 func (cfg *Config) now() instant {
 	if cfg.Now != nil {

@@ -68,7 +68,7 @@ type Connection struct {
 	pingSent     atomic.Int64 // 0: no ping is unanswered
 	messageBegan atomic.Int64 // the first byte of a message or of another frame that is not complete; 0: nothing is
 	registerFrom atomic.Int64 // RegisterTimeout runs from here
-	expires      atomic.Int64 // what was shown to be let in is good until here; 0: for good
+	expires      atomic.Int64 // what was shown to be let in is good until here, ms since 1970; 0: for good
 
 	// Guarded by mu: the outbox. A field of this group is never held across a write.
 	mu        sync.Mutex
@@ -132,8 +132,15 @@ func (c *Connection) closing() bool { return c.cause.Load() != nil }
 // ResetRegisterTimeout starts RegisterTimeout anew, for a register that was refused through no fault of the client.
 func (c *Connection) ResetRegisterTimeout() { c.registerFrom.Store(c.cfg.now()) }
 
-// ExpireAt has the connection closed (KindTokenExpired) by the first sweep after t, so within a second.
-func (c *Connection) ExpireAt(t time.Time) { c.expires.Store(max(1, c.cfg.now()+int64(time.Until(t)))) }
+// ExpireAt has the connection closed (KindTokenExpired) by the first sweep after t, so within a second. What t means is decided by the
+// wall clock: the monotonic one stands still while a machine is suspended, and the end of a token does not wait for it.
+func (c *Connection) ExpireAt(t time.Time) { c.expires.Store(max(1, t.UnixMilli())) }
+
+// expired reports whether that moment has come, as of a time in ms since 1970.
+func (c *Connection) expired(wall int64) bool {
+	at := c.expires.Load()
+	return at != 0 && wall >= at
+}
 
 // LogValue names the connection in logs: never what it carries.
 func (c *Connection) LogValue() slog.Value {

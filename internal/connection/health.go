@@ -58,9 +58,9 @@ func (m *Manager) CheckHealth(now time.Time) {
 	}
 	var pings []*Connection
 	var ends []ending
-	at := instantOf(now)
+	at, wall := instantOf(now), m.cfg.wall()
 	m.ForEach(func(c *Connection) bool {
-		switch kind, ping := c.judge(at); {
+		switch kind, ping := c.judge(at, wall); {
 		case kind != KindUnknown:
 			ends = append(ends, ending{c, kind})
 		case ping:
@@ -77,7 +77,7 @@ func (m *Manager) CheckHealth(now time.Time) {
 }
 
 // judge returns the limit that the connection exceeds, or whether it should be pinged. It changes nothing.
-func (c *Connection) judge(now instant) (end Kind, ping bool) {
+func (c *Connection) judge(now instant, wall int64) (end Kind, ping bool) {
 	if c.closing() {
 		return KindUnknown, false // its read deadline ends it
 	}
@@ -85,7 +85,7 @@ func (c *Connection) judge(now instant) (end Kind, ping bool) {
 	if passed(now, c.since, cfg.MaxAge) {
 		return KindMaxAge, false
 	}
-	if at := c.expires.Load(); at != 0 && now >= at {
+	if c.expired(wall) {
 		return KindTokenExpired, false
 	}
 	if c.busy.Load() {

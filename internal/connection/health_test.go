@@ -392,3 +392,33 @@ func TestNothingIsHandledBehindTheEndOfAToken(t *testing.T) {
 	_ = ws.Close()
 	g.wantEnd(c, KindTokenExpired, protocol.CloseTokenExpired)
 }
+
+// The machine was suspended: its monotonic clock stood still meanwhile, and the token ran out all the same.
+func TestATokenRunsOutWhileTheMachineIsSuspended(t *testing.T) {
+	var clock, wall fakeClock
+	suspended := func(cfg *Config) {
+		clock.stand(cfg)
+		wall.stand(cfg)
+		cfg.Now, cfg.Wall = clock.now, wall.now
+	}
+	g := newGate(t, suspended)
+	swept, first := g.dial()
+	g.identify(swept, "alice")
+	reads, second := g.dial()
+	g.identify(reads, "bob")
+	for _, c := range []*Connection{swept, reads} {
+		c.ExpireAt(wall.now().Add(time.Minute))
+	}
+	wall.advance(59 * time.Second)
+	g.m.CheckHealth(clock.now())
+	sendText(t, second, "in time")
+	wantText(t, second, "in time")
+	wall.advance(time.Second)
+	sendText(t, second, "late")
+	wantClosing(t, second, protocol.CloseTokenExpired)
+	g.m.CheckHealth(clock.now())
+	wantClosing(t, first, protocol.CloseTokenExpired)
+	_, _ = first.Close(), second.Close()
+	g.wantEnd(swept, KindTokenExpired, protocol.CloseTokenExpired)
+	g.wantEnd(reads, KindTokenExpired, protocol.CloseTokenExpired)
+}

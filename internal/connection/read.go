@@ -98,7 +98,7 @@ func (c *Connection) message(handle func([]byte)) error {
 	if c.closing() {
 		return nil
 	}
-	if at := c.expires.Load(); at != 0 && c.cfg.now() >= at {
+	if c.expires.Load() != 0 && c.expired(c.cfg.wall()) {
 		c.Close(Cause{Kind: KindTokenExpired}) // before the sweep has, which a process that was paused is late with
 		return nil
 	}
