@@ -129,7 +129,12 @@ func (r *rates) count(came connection.Came) {
 // allow counts a frame that costs as much as n messages, and holds the reader until its place has come. False: the frame was refused, or
 // the connection is closing.
 func (s *session) allow(f *protocol.Frame, n int) bool {
-	r, limited := s.grant().MessageRate(s.handler.limits.Load().MessageRate)
+	own := s.handler.limits.Load().MessageRate
+	r, limited := s.grant().MessageRate(own)
+	if limited && r == 0 && (f.Type == protocol.TypeLeave || f.Type == protocol.TypeUnwatch) {
+		// Who may send nothing may still end what he has, at the rate of everybody.
+		r, limited = own, own > 0
+	}
 	switch {
 	case !limited:
 		return true

@@ -464,3 +464,42 @@ func TestWhoIsRevokedWhileRegisteringIsClosed(t *testing.T) {
 	release()
 	c.wantEnd(protocol.CloseRevoked)
 }
+
+// A token may allow no frame to others at all. To end what its connection has is none.
+func TestWhoMaySendNothingMayLeaveAndUnwatch(t *testing.T) {
+	for name, rate := range map[string]int{"with a rate": 2, "without": 0} {
+		t.Run(name, func(t *testing.T) {
+			x := guard(t, gatewaytest.Shared(t, gatewaytest.Embedded), func(s *settings) { s.handler.MessageRate = rate })
+			c := x.open()
+			c.say(`{"type":"register","rooms":{"lobby":null,"attic":null},"token":"` + x.token("alice", time.Hour, "limits", map[string]int{"messageRate": 0}) + `"}`)
+			c.next("registered")
+			c.next("joined")
+			c.next("joined")
+			for _, frame := range []string{
+				`{"type":"message","id":"q","to":"bob","content":1}`, `{"type":"join","id":"q","room":"cellar"}`, `{"type":"history","id":"q"}`,
+				`{"type":"presence","id":"q","users":["bob"]}`, `{"type":"watch","id":"q","users":["bob"]}`, `{"type":"members","id":"q","room":"lobby"}`,
+			} {
+				c.say(frame)
+				if f := c.wantError(protocol.CodeForbidden, "q"); f.Limit != "message-rate" {
+					t.Errorf("%s: %s", frame, f)
+				}
+			}
+			c.say(`{"type":"leave","id":"l","room":"lobby"}`)
+			c.next("left")
+			c.say(`{"type":"unwatch","id":"u","users":["bob"]}`)
+			c.next("presence")
+			// But not as often as he likes.
+			for range 20 {
+				c.say(`{"type":"unwatch","id":"u","users":["bob"]}`)
+			}
+			c.say(`{"type":"leave","id":"l","room":"attic"}`)
+			if rate == 0 {
+				c.next("left")
+				return
+			}
+			if f := c.wantError(protocol.CodeLimited, "u"); f.Limit != "message-rate" {
+				t.Error(f)
+			}
+		})
+	}
+}
