@@ -33,6 +33,7 @@ type Frame struct {
 	Code      json.RawMessage `json:"code"`  // a word in error, a number in closing
 	Message   string          `json:"message"`
 	Limit     string          `json:"limit"`
+	Rooms     []string        `json:"rooms"` // of an error: which it is about
 	Retry     int64           `json:"retryAfterMs"`
 	Reason    string          `json:"reason"`
 	Reconnect bool            `json:"reconnect"`

@@ -34,7 +34,7 @@ func (s *session) enter(id []byte, rooms []protocol.RoomResume) {
 		addresses[i] = protocol.RoomAddress(protocol.RoomID(rooms[i].Room))
 	}
 	if !h.registry.Answers(addresses...) { // nobody should wait to hear it
-		s.turnAway(id, len(rooms), presence.ErrUnavailable)
+		s.turnAway(id, rooms, presence.ErrUnavailable)
 		return
 	}
 	// Collecting begins before the room is held, so that nothing published to this gateway is missed.
@@ -68,8 +68,16 @@ func (s *session) enter(id []byte, rooms []protocol.RoomResume) {
 	for j, i := range held {
 		s.follow(id, protocol.RoomID(rooms[i].Room), stays[i], &entrances[j].opening)
 	}
-	if n := len(rooms) - len(held); n > 0 {
-		s.turnAway(id, n, failed)
+	if len(held) < len(rooms) {
+		var lost []protocol.RoomResume
+		for i, next := 0, held; i < len(rooms); i++ {
+			if len(next) > 0 && next[0] == i {
+				next = next[1:]
+			} else {
+				lost = append(lost, rooms[i])
+			}
+		}
+		s.turnAway(id, lost, failed)
 	}
 }
 
@@ -82,21 +90,30 @@ func (s *session) withinLimit(id []byte, rooms []protocol.RoomResume) []protocol
 			continue
 		}
 		if n++; limited && n > most {
-			s.refuse(&protocol.ReplyError{ID: string(id), Code: protocol.CodeLimited, Message: "too many rooms", Limit: protocol.LimitRoomsPerConnection})
+			s.refuse(&protocol.ReplyError{
+				ID: string(id), Code: protocol.CodeLimited, Message: "too many rooms", Limit: protocol.LimitRoomsPerConnection, Rooms: namesOf(rooms[i:]),
+			})
 			return rooms[:i]
 		}
 	}
 	return rooms
 }
 
-// turnAway refuses rooms that Redis did not answer for: one error for each.
-func (s *session) turnAway(id []byte, rooms int, err error) {
-	s.handler.cfg.Log.Warn("join failed", "conn", s.conn, "rooms", rooms, "err", err)
-	for range rooms {
-		s.refuse(&protocol.ReplyError{
-			ID: string(id), Code: protocol.CodeUnavailable, Message: "room: redis does not answer", RetryAfterMs: 1000,
-		})
+// turnAway refuses rooms that Redis did not answer for.
+func (s *session) turnAway(id []byte, rooms []protocol.RoomResume, err error) {
+	s.handler.cfg.Log.Warn("join failed", "conn", s.conn, "rooms", len(rooms), "err", err)
+	s.refuse(&protocol.ReplyError{
+		ID: string(id), Code: protocol.CodeUnavailable, Message: "room: redis does not answer", RetryAfterMs: 1000, Rooms: namesOf(rooms),
+	})
+}
+
+// namesOf lists rooms for an error. All that are refused for one reason are in one: a register may name thousands.
+func namesOf(rooms []protocol.RoomResume) []protocol.RoomID {
+	names := make([]protocol.RoomID, len(rooms))
+	for i := range rooms {
+		names[i] = protocol.RoomID(rooms[i].Room)
 	}
+	return names
 }
 
 // follow tells the client where it goes on in a room, and gives it what is there.

@@ -183,18 +183,24 @@ func (s *session) forbid(id []byte, message string) {
 	s.refuse(&protocol.ReplyError{ID: string(id), Code: protocol.CodeForbidden, Message: message})
 }
 
-// permitted returns the rooms that the token allows, and refuses each of the others.
+// permitted returns the rooms that the token allows, and refuses the others.
 func (s *session) permitted(id []byte, rooms []protocol.RoomResume) []protocol.RoomResume {
 	if s.token == nil {
 		return rooms
 	}
 	allowed := make([]protocol.RoomResume, 0, len(rooms))
+	var others []protocol.RoomResume
 	for i := range rooms {
 		if s.grant().AllowsRoom(protocol.RoomID(rooms[i].Room)) {
 			allowed = append(allowed, rooms[i])
 		} else {
-			s.forbid(id, "room: the token does not allow it")
+			others = append(others, rooms[i])
 		}
+	}
+	if len(others) > 0 {
+		s.refuse(&protocol.ReplyError{
+			ID: string(id), Code: protocol.CodeForbidden, Message: "room: the token does not allow it", Rooms: namesOf(others),
+		})
 	}
 	return allowed
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -355,13 +356,15 @@ func TestClaimsLimitWhatAConnectionDoes(t *testing.T) {
 	x := guard(t, gatewaytest.Shared(t, gatewaytest.Embedded))
 	x.enter(x.token("bob", time.Hour))
 	c := x.open()
-	c.say(`{"type":"register","rooms":{"team-1":null,"secret":null},"token":"` + x.token("alice", time.Hour,
+	c.say(`{"type":"register","rooms":{"team-1":null,"secret":null,"\"staff\"":null},"token":"` + x.token("alice", time.Hour,
 		"rooms", []string{"team-*", "lobby"}, "watch", []string{"bob", "carol"}, "limits", map[string]int{"rooms": 2, "watches": 1}) + `"}`)
 	c.next("registered")
 	if f := c.next("joined"); f.Room != "team-1" {
 		t.Errorf("joined %s", f)
 	}
-	c.wantError(protocol.CodeForbidden, "")
+	if f := c.wantError(protocol.CodeForbidden, ""); !slices.Equal(f.Rooms, []string{"secret", `"staff"`}) {
+		t.Errorf("refused: %s", f)
+	}
 	ask := func(frame string, code protocol.ErrorCode) {
 		t.Helper()
 		c.say(frame)

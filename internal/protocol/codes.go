@@ -50,9 +50,10 @@ var Errors = [...]ErrorInfo{
 type ReplyError struct {
 	ID           string // of the frame that was refused; empty: it had none that could be read
 	Code         ErrorCode
-	Message      string // for people: a constant, or the name of a field and a constant; never what the client sent
-	Limit        string // which limit, for too_large and limited
-	RetryAfterMs int64  // milliseconds; 0: not said
+	Message      string   // for people: a constant, or the name of a field and a constant; never what the client sent
+	Limit        string   // which limit, for too_large and limited
+	Rooms        []RoomID // which rooms it is about; none: the whole frame
+	RetryAfterMs int64    // milliseconds; 0: not said
 }
 
 func (e *ReplyError) Error() string {

@@ -3,6 +3,7 @@ package protocol
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -30,7 +31,7 @@ func wantRefused(t *testing.T, data string, want ReplyError) {
 	if err == nil {
 		t.Fatalf("%.200s\naccepted as %s", data, f.Type)
 	}
-	if *err != want {
+	if !reflect.DeepEqual(*err, want) {
 		t.Fatalf("%.200s\ngot  %+v\nwant %+v", data, *err, want)
 	}
 }

@@ -129,6 +129,9 @@ func AppendError(dst []byte, e *ReplyError) []byte {
 		dst = append(dst, `,"limit":`...)
 		dst = appendString(dst, e.Limit)
 	}
+	if len(e.Rooms) > 0 {
+		dst = appendNames(append(dst, `,"rooms":`...), e.Rooms)
+	}
 	dst = appendOptional(dst, `,"retryAfterMs":`, e.RetryAfterMs)
 	return append(dst, '}')
 }

@@ -116,6 +116,7 @@ var fromGateway = map[string][]byte{
 	"closing-replaced": AppendClosing(nil, &Closing{Code: CloseReplaced, By: "0198c5a2-7d1e-7c3a-9b60-5f2f6f1f2a11", At: 1795305607000}),
 	"error":            AppendError(nil, &ReplyError{ID: "m-9", Code: CodeBadRequest, Message: "content: missing"}),
 	"error-without-id": AppendError(nil, &ReplyError{Code: CodeNotRegistered, Message: "register first"}),
+	"error-rooms":      AppendError(nil, &ReplyError{Code: CodeForbidden, Message: "room: the token does not allow it", Rooms: []RoomID{"attic", "staff"}}),
 	"error-limited":    AppendError(nil, &ReplyError{ID: "m-10", Code: CodeLimited, Message: "too many messages", Limit: "message-rate", RetryAfterMs: 250}),
 }
 

@@ -22,7 +22,7 @@ func AppendMembers(dst []byte, m *Members) []byte {
 		dst = appendString(dst, m.ID)
 	}
 	dst = appendMembersHead(dst, m.Room, m.Count)
-	dst = appendUsers(append(dst, `,"users":`...), m.Users)
+	dst = appendNames(append(dst, `,"users":`...), m.Users)
 	if m.Next != "" {
 		dst = append(dst, `,"next":`...)
 		dst = appendString(dst, m.Next)
@@ -44,8 +44,8 @@ type MembersPush struct {
 func AppendMembersPush(dst []byte, m *MembersPush) []byte {
 	dst = appendMembersHead(append(dst, `{"type":"members"`...), m.Room, m.Count)
 	if m.Named {
-		dst = appendUsers(append(dst, `,"joined":`...), m.Joined)
-		dst = appendUsers(append(dst, `,"left":`...), m.Left)
+		dst = appendNames(append(dst, `,"joined":`...), m.Joined)
+		dst = appendNames(append(dst, `,"left":`...), m.Left)
 	}
 	return append(dst, '}')
 }
@@ -57,13 +57,13 @@ func appendMembersHead(dst []byte, room RoomID, count int) []byte {
 	return strconv.AppendInt(dst, int64(count), 10)
 }
 
-func appendUsers(dst []byte, users []UserID) []byte {
+func appendNames[ID UserID | RoomID](dst []byte, names []ID) []byte {
 	dst = append(dst, '[')
-	for i, u := range users {
+	for i, name := range names {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		dst = appendString(dst, u)
+		dst = appendString(dst, name)
 	}
 	return append(dst, ']')
 }

@@ -354,9 +354,9 @@ export class Session {
     if (this.#settle(frame)) return;
     if (frame.id !== undefined) return this.#answered(frame, this.#on.refused);
     if (this.#registered) {
-      // About a room of the register, if any is missing; else about a signal.
-      if (PASSING.includes(frame.code)) for (const name of this.#rooms.keys()) this.#notJoined(name, frame);
-      return this.#on.refused(frame, 0);
+      if (!frame.rooms) return this.#on.refused(frame, 0); // about a signal
+      for (const name of frame.rooms) this.#notJoined(name, frame);
+      return;
     }
     // An error before `registered` is about the register frame. Some pass by
     // themselves; the gateway keeps the socket for a while so that we repeat.
