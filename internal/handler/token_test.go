@@ -491,17 +491,15 @@ func TestWhoMaySendNothingMayLeaveAndUnwatch(t *testing.T) {
 			c.next("left")
 			c.say(`{"type":"unwatch","id":"u","users":["bob"]}`)
 			c.next("presence")
-			// But not as often as he likes.
-			for range 20 {
+			// But not as often as he likes: the reader is held.
+			began := time.Now()
+			for range 5 {
 				c.say(`{"type":"unwatch","id":"u","users":["bob"]}`)
 			}
 			c.say(`{"type":"leave","id":"l","room":"attic"}`)
-			if rate == 0 {
-				c.next("left")
-				return
-			}
-			if f := c.wantError(protocol.CodeLimited, "u"); f.Limit != "message-rate" {
-				t.Error(f)
+			c.next("left")
+			if took := time.Since(began); rate > 0 && took < 2*time.Second { // 8 in all, of which 2 at once and the rest 2 a second
+				t.Errorf("answered after %v", took)
 			}
 		})
 	}
