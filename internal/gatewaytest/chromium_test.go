@@ -43,30 +43,17 @@ type tab struct {
 func startChromium(t *testing.T) *chromium {
 	t.Helper()
 	path := Need(t, "chromium")
-	profile := t.TempDir()
-	p := Start(t, Command{Name: "chromium", Path: path, Args: []string{
-		"--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--disable-breakpad",
-		"--log-level=3", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-		"--window-size=1280,900",
-		"--remote-debugging-port=0", "--user-data-dir=" + profile, "about:blank",
-	}})
-
-	// The browser picks its port and writes it down, with the path of its own WebSocket on the second line.
+	var p *Process
 	var url string
-	err := Poll(30*time.Second, func() error {
-		text, err := os.ReadFile(filepath.Join(profile, "DevToolsActivePort"))
-		if errors.Is(err, fs.ErrNotExist) && !p.Running() {
-			return stop{errors.New("chromium ended at once")}
+	for range 3 { // now and then it crashes as it starts, on a busy machine
+		var err error
+		if p, url, err = launchChromium(t, path); err == nil {
+			break
 		}
-		port, path, found := strings.Cut(strings.TrimSpace(string(text)), "\n")
-		if !found {
-			return fmt.Errorf("no port yet: %w", err)
-		}
-		url = "ws://" + net.JoinHostPort("127.0.0.1", port) + path
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
+		t.Log(err)
+	}
+	if url == "" {
+		t.Fatal("chromium does not start")
 	}
 	conn, _, err := websocket.DefaultDialer.Dial(url, nil)
 	if err != nil {
@@ -87,6 +74,31 @@ func startChromium(t *testing.T) *chromium {
 		}
 	})
 	return b
+}
+
+// launchChromium starts the browser, and returns the URL of its DevTools.
+func launchChromium(t *testing.T, path string) (p *Process, url string, err error) {
+	profile := t.TempDir()
+	p = Start(t, Command{Name: "chromium", Path: path, Args: []string{
+		"--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--disable-breakpad",
+		"--log-level=3", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+		"--window-size=1280,900",
+		"--remote-debugging-port=0", "--user-data-dir=" + profile, "about:blank",
+	}})
+	// The browser picks its port and writes it down, with the path of its own WebSocket on the second line.
+	err = Poll(30*time.Second, func() error {
+		text, err := os.ReadFile(filepath.Join(profile, "DevToolsActivePort"))
+		if errors.Is(err, fs.ErrNotExist) && !p.Running() {
+			return stop{errors.New("chromium ended at once")}
+		}
+		port, path, found := strings.Cut(strings.TrimSpace(string(text)), "\n")
+		if !found {
+			return fmt.Errorf("no port yet: %w", err)
+		}
+		url = "ws://" + net.JoinHostPort("127.0.0.1", port) + path
+		return nil
+	})
+	return p, url, err
 }
 
 // call asks the browser, or one page of it, and waits for the answer. Events that come meanwhile are looked at and dropped.

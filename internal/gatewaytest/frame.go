@@ -33,7 +33,7 @@ type Frame struct {
 	Code      json.RawMessage `json:"code"`  // a word in error, a number in closing
 	Message   string          `json:"message"`
 	Limit     string          `json:"limit"`
-	Rooms     []string        `json:"rooms"` // of an error: which it is about
+	Rooms     json.RawMessage `json:"rooms"` // of an error: which it is about
 	Retry     int64           `json:"retryAfterMs"`
 	Reason    string          `json:"reason"`
 	Reconnect bool            `json:"reconnect"`
@@ -86,6 +86,12 @@ func (f Frame) Sender() string { return text(f.From) }
 
 // CodeText is an error's word or a closing's number.
 func (f Frame) CodeText() string { return text(f.Code) }
+
+// RoomNames are the rooms an error is about.
+func (f Frame) RoomNames() (names []string) {
+	_ = json.Unmarshal(f.Rooms, &names) // a register has an object there
+	return names
+}
 
 // DeviceCount is the number of devices an ack or a presence tells; absent counts as 0.
 func (f Frame) DeviceCount() int {

@@ -207,7 +207,7 @@ func TestRoomsOfAConnectionAreLimited(t *testing.T) {
 			t.Errorf("joined %s, want %s", f, room)
 		}
 	}
-	if f := alice.wantError(protocol.CodeLimited, ""); f.Limit != "rooms-per-connection" || !slices.Equal(f.Rooms, []string{"4", "5"}) {
+	if f := alice.wantError(protocol.CodeLimited, ""); f.Limit != "rooms-per-connection" || !slices.Equal(f.RoomNames(), []string{"4", "5"}) {
 		t.Errorf("refused: %s", f)
 	}
 	for i := range 1000 {
@@ -315,7 +315,7 @@ func TestJoinWhileRedisIsAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	alice.say(`{"type":"join","id":"j1","room":"news"}`)
-	if f := alice.wantError(protocol.CodeUnavailable, "j1"); f.Retry == 0 || !slices.Equal(f.Rooms, []string{"news"}) {
+	if f := alice.wantError(protocol.CodeUnavailable, "j1"); f.Retry == 0 || !slices.Equal(f.RoomNames(), []string{"news"}) {
 		t.Errorf("refused: %s", f)
 	}
 	// Who is in a room and asks to be put at another position is still in it.

@@ -362,7 +362,7 @@ func TestClaimsLimitWhatAConnectionDoes(t *testing.T) {
 	if f := c.next("joined"); f.Room != "team-1" {
 		t.Errorf("joined %s", f)
 	}
-	if f := c.wantError(protocol.CodeForbidden, ""); !slices.Equal(f.Rooms, []string{"secret", `"staff"`}) {
+	if f := c.wantError(protocol.CodeForbidden, ""); !slices.Equal(f.RoomNames(), []string{"secret", `"staff"`}) {
 		t.Errorf("refused: %s", f)
 	}
 	ask := func(frame string, code protocol.ErrorCode) {
