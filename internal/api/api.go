@@ -16,6 +16,7 @@ import (
 	"chatgate/internal/auth"
 	"chatgate/internal/history"
 	"chatgate/internal/presence"
+	"chatgate/internal/problem"
 	"chatgate/internal/protocol"
 	"chatgate/internal/router"
 )
@@ -89,10 +90,7 @@ func New(cfg Config) (*API, error) {
 // ServeHTTP answers one call. It must be given the path as it came: a mux that cleans it would make another of a user called "..".
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
-	h := w.Header()
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	problem.Guard(w.Header())
 	c := call{api: a, operation: noOperation, by: "none"}
 	status, answer := c.serve(w, r)
 	a.calls.count(c.operation, status)
@@ -123,7 +121,7 @@ func (c *call) run(w http.ResponseWriter, r *http.Request) (any, *Problem) {
 	a := c.api
 	if a.underWay.Add(1) > a.cfg.MostCalls {
 		a.underWay.Add(-1)
-		return nil, problem(CodeOverloaded, "too many calls are under way").after(awhile)
+		return nil, refuse(CodeOverloaded, "too many calls are under way").after(awhile)
 	}
 	defer a.underWay.Add(-1)
 	by, p := a.authenticate(r)
@@ -135,12 +133,12 @@ func (c *call) run(w http.ResponseWriter, r *http.Request) (any, *Problem) {
 		v := by.limiter.Reserve()
 		if wait := v.Delay(); wait > 0 {
 			v.Cancel()
-			return nil, problem(CodeLimited, "the key's rate is used up").after(wait + time.Millisecond)
+			return nil, refuse(CodeLimited, "the key's rate is used up").after(wait + time.Millisecond)
 		}
 	}
 	path, ok := strings.CutPrefix(r.URL.EscapedPath(), Base+"/")
 	if !ok {
-		return nil, problem(CodeNotFound, "no such path: calls are below "+Base)
+		return nil, refuse(CodeNotFound, "no such path: calls are below "+Base)
 	}
 	if path == documentPath {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -154,11 +152,11 @@ func (c *call) run(w http.ResponseWriter, r *http.Request) (any, *Problem) {
 	case allow != "":
 		return nil, notAllowed(allow)
 	case o == nil:
-		return nil, problem(CodeNotFound, "no such path")
+		return nil, refuse(CodeNotFound, "no such path")
 	}
 	c.operation = o.Name
 	if !by.may(o.Scope) {
-		p := problem(CodeForbidden, "the key lacks the scope "+string(o.Scope))
+		p := refuse(CodeForbidden, "the key lacks the scope "+string(o.Scope))
 		p.scope = o.Scope
 		return nil, p
 	}
@@ -175,7 +173,7 @@ func (c *call) run(w http.ResponseWriter, r *http.Request) (any, *Problem) {
 func (a *API) Command(ctx context.Context, name string, input []byte, by string) (status int, answer any) {
 	at := slices.IndexFunc(operations, func(o *operation) bool { return o.Name == name })
 	if at < 0 {
-		p := problem(CodeNotFound, "no such operation")
+		p := refuse(CodeNotFound, "no such operation")
 		return p.Status, p
 	}
 	o := operations[at]
@@ -218,7 +216,7 @@ func (a *API) do(ctx context.Context, o *operation, request any) (any, *Problem)
 }
 
 func notAllowed(allow string) *Problem {
-	p := problem(CodeMethodNotAllowed, "the path takes "+allow)
+	p := refuse(CodeMethodNotAllowed, "the path takes "+allow)
 	p.allow = allow
 	return p
 }

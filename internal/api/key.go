@@ -184,16 +184,16 @@ func (a *API) authenticate(r *http.Request) (*key, *Problem) {
 	if len(keys) == 0 {
 		switch {
 		case !a.cfg.Open:
-			return nil, problem(CodeDisabled, detailOff)
+			return nil, refuse(CodeDisabled, detailOff)
 		case fromPage(r):
 			// Whatever page is open on this machine could have its browser ask.
-			return nil, problem(CodeForbidden, detailBrowser)
+			return nil, refuse(CodeForbidden, detailBrowser)
 		}
 		return nobody, nil
 	}
 	shown, ok := bearer(r.Header["Authorization"])
 	if !ok {
-		return nil, problem(CodeUnauthorized, detailNoKey)
+		return nil, refuse(CodeUnauthorized, detailNoKey)
 	}
 	// Hashed first, and compared with all of them: how long it takes says nothing about any.
 	sum := sha256.Sum256([]byte(shown))
@@ -205,7 +205,7 @@ func (a *API) authenticate(r *http.Request) (*key, *Problem) {
 	}
 	if found == nil {
 		a.wrongKeys.Add(1)
-		return nil, problem(CodeUnauthorized, detailWrongKey)
+		return nil, refuse(CodeUnauthorized, detailWrongKey)
 	}
 	return found, nil
 }

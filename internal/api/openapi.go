@@ -141,7 +141,7 @@ func (d *documenter) problem(codes []Code) object {
 			name += "-or-"
 		}
 		name += strings.ReplaceAll(string(c), "_", "-")
-		texts[i] = "`" + string(c) + "`: " + c.info().Meaning
+		texts[i] = "`" + string(c) + "`: " + infoOf(c).Meaning
 	}
 	d.responses[name] = object{
 		"description": strings.Join(texts, "\n\n"),

@@ -155,7 +155,7 @@ func (a *API) getConnection(ctx context.Context, q *ConnectionRequest) (*Connect
 		return nil, err
 	}
 	if !ok {
-		p := problem(CodeNotFound, "no living gateway holds this connection")
+		p := refuse(CodeNotFound, "no living gateway holds this connection")
 		p.Missing = a.cfg.Registry.Dead()
 		return nil, p
 	}

@@ -4,18 +4,18 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"strconv"
 	"time"
 
 	"chatgate/internal/auth"
 	"chatgate/internal/history"
 	"chatgate/internal/presence"
+	"chatgate/internal/problem"
 	"chatgate/internal/protocol"
 	"chatgate/internal/router"
 )
 
 // Code says why a call was refused, or what became of one of its parts. Those that frames have mean the same here.
-type Code string
+type Code = problem.Code
 
 // The codes. What each means, and its HTTP status, is in Codes.
 const (
@@ -64,26 +64,22 @@ var Codes = []CodeInfo{
 	{CodeUnknown, 504, "Outcome unknown", true, "Whether it was done is not known: repeat with the same idempotency key."},
 }
 
-func (c Code) info() *CodeInfo {
+// infoOf is the row of a code.
+func infoOf(c Code) *CodeInfo {
 	for i := range Codes {
 		if Codes[i].Code == c {
 			return &Codes[i]
 		}
 	}
-	return CodeInternal.info()
+	return infoOf(CodeInternal)
 }
 
-// Problem is the answer to a call that failed, as RFC 9457 has it.
+// Problem is the answer to a call that failed: that of every listener, and what only calls have.
 type Problem struct {
-	Type         string               `json:"type" doc:"urn:chatgate:problem: and the code." example:"urn:chatgate:problem:forbidden"`
-	Title        string               `json:"title" doc:"What kind of problem it is, for people." example:"Forbidden"`
-	Status       int                  `json:"status" doc:"The HTTP status." example:"403"`
-	Detail       string               `json:"detail" doc:"What is wrong with this call, for people." example:"the key lacks the scope send"`
-	Code         Code                 `json:"code" doc:"The same for programs." example:"forbidden"`
-	RetryAfterMs int64                `json:"retryAfterMs,omitempty" doc:"When to try again."`
-	ID           protocol.MessageID   `json:"id,omitempty" doc:"Of a message: its id."`
-	Missing      []protocol.GatewayID `json:"missing,omitempty" doc:"Of a connection that isn't found: gateways that are dead and not cleaned up after yet, one of which may have held it."`
-	Results      []Result             `json:"results,omitempty" doc:"Of a message: what became of it at each receiver."`
+	problem.Problem
+	ID      protocol.MessageID   `json:"id,omitempty" doc:"Of a message: its id."`
+	Missing []protocol.GatewayID `json:"missing,omitempty" doc:"Of a connection that isn't found: gateways that are dead and not cleaned up after yet, one of which may have held it."`
+	Results []Result             `json:"results,omitempty" doc:"Of a message: what became of it at each receiver."`
 
 	allow string // header of a 405
 	scope Scope  // that is missing
@@ -91,15 +87,15 @@ type Problem struct {
 
 func (p *Problem) Error() string { return string(p.Code) + ": " + p.Detail }
 
-// problem makes the answer of a code. The detail is a constant, or the name of a field and a constant: never what the caller sent.
-func problem(code Code, detail string) *Problem {
-	info := code.info()
-	return &Problem{Type: "urn:chatgate:problem:" + string(code), Title: info.Title, Status: info.Status, Detail: detail, Code: code}
+// refuse makes the answer of a code. The detail is a constant, or the name of a field and a constant: never what the caller sent.
+func refuse(code Code, detail string) *Problem {
+	info := infoOf(code)
+	return &Problem{Problem: problem.Problem{Type: code.Type(), Title: info.Title, Status: info.Status, Code: code, Detail: detail}}
 }
 
 // after says when to try again.
 func (p *Problem) after(d time.Duration) *Problem {
-	p.RetryAfterMs = d.Milliseconds()
+	p.RetryAfterMs = problem.Milliseconds(d)
 	return p
 }
 
@@ -111,7 +107,7 @@ const (
 )
 
 // unavailable is the answer while Redis is away.
-func unavailable() *Problem { return problem(CodeUnavailable, redisAway).after(awhile) }
+func unavailable() *Problem { return refuse(CodeUnavailable, redisAway).after(awhile) }
 
 // problemOf is what the caller is told of an error. known is false for one that nobody thought of.
 func problemOf(err error) (p *Problem, known bool) {
@@ -122,18 +118,18 @@ func problemOf(err error) (p *Problem, known bool) {
 	case errors.Is(err, presence.ErrUnavailable), errors.Is(err, history.ErrUnavailable), errors.Is(err, auth.ErrUnavailable):
 		return unavailable(), true
 	case errors.Is(err, presence.ErrUnsure):
-		return problem(CodeUnavailable, "redis was away and may have forgotten who is there").after(awhile), true
+		return refuse(CodeUnavailable, "redis was away and may have forgotten who is there").after(awhile), true
 	case errors.Is(err, router.ErrTooLarge):
-		return problem(CodeTooLarge, "content: the message would be larger than clients were told to expect"), true
+		return refuse(CodeTooLarge, "content: the message would be larger than clients were told to expect"), true
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return problem(CodeUnavailable, notInTime).after(awhile), true
+		return refuse(CodeUnavailable, notInTime).after(awhile), true
 	}
-	return problem(CodeInternal, ourMistake), false
+	return refuse(CodeInternal, ourMistake), false
 }
 
 // codeOf is the code of a reply error, which sending gives.
 func codeOf(e *protocol.ReplyError) Code {
-	if c := Code(e.Code); c.info().Code == c {
+	if c := Code(e.Code); infoOf(c).Code == c {
 		return c
 	}
 	return CodeInternal
@@ -141,10 +137,7 @@ func codeOf(e *protocol.ReplyError) Code {
 
 // head sets the headers of the answer.
 func (p *Problem) head(h http.Header) {
-	h.Set("Content-Type", "application/problem+json")
-	if p.RetryAfterMs > 0 {
-		h.Set("Retry-After", strconv.FormatInt((p.RetryAfterMs+999)/1000, 10))
-	}
+	p.Head(h)
 	switch {
 	case p.allow != "":
 		h.Set("Allow", p.allow)

@@ -66,7 +66,7 @@ func (s *shape) setCaller(v reflect.Value, by string) {
 }
 
 // bad is the commonest problem.
-func bad(name, fault string) *Problem { return problem(CodeBadRequest, name+": "+fault) }
+func bad(name, fault string) *Problem { return refuse(CodeBadRequest, name+": "+fault) }
 
 func (s *shape) readPath(v reflect.Value, names, values []string) *Problem {
 	n := 0
@@ -130,7 +130,7 @@ func (s *shape) missing(v reflect.Value, in source, seen map[string]bool) *Probl
 // readBody takes the bytes of a JSON body, all of them and in time.
 func (a *API) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *Problem) {
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		return nil, problem(CodeUnsupportedMedia, "Content-Type: must be application/json")
+		return nil, refuse(CodeUnsupportedMedia, "Content-Type: must be application/json")
 	}
 	if r.ContentLength > maxBody {
 		return nil, tooLong()
@@ -144,7 +144,7 @@ func (a *API) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *Problem
 		_ = control.SetReadDeadline(time.Time{}) // or the next look at the connection would take the caller for gone
 		return data, nil
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, problem(CodeTimeout, "body: not complete in "+a.cfg.BodyTime.String())
+		return nil, refuse(CodeTimeout, "body: not complete in "+a.cfg.BodyTime.String())
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return nil, tooLong()
@@ -153,7 +153,7 @@ func (a *API) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *Problem
 }
 
 func tooLong() *Problem {
-	return problem(CodeTooLarge, "body: more than "+strconv.Itoa(maxBody)+" bytes")
+	return refuse(CodeTooLarge, "body: more than "+strconv.Itoa(maxBody)+" bytes")
 }
 
 // readBody reads the fields that are in the body.
@@ -247,7 +247,7 @@ func (f *field) readList(v reflect.Value, path string, raw []byte) (wrong *Probl
 	fault := protocol.ScanArray(raw, func(element []byte) string {
 		n := v.Len()
 		if f.max > 0 && int64(n) == f.max {
-			wrong = problem(CodeTooLarge, path+": more than "+strconv.FormatInt(f.max, 10))
+			wrong = refuse(CodeTooLarge, path+": more than "+strconv.FormatInt(f.max, 10))
 			return "wrong"
 		}
 		v.Grow(1)

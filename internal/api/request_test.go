@@ -44,7 +44,7 @@ func wantProblem(t *testing.T, status int, header http.Header, body []byte, code
 		t.Errorf("%d: %v: %s", status, err, body)
 		return
 	}
-	info := code.info()
+	info := infoOf(code)
 	if status != info.Status || p.Status != status || p.Code != code || p.Title != info.Title || p.Type != "urn:chatgate:problem:"+string(code) {
 		t.Errorf("%d %s, want %s", status, body, code)
 	}
@@ -429,7 +429,7 @@ func TestCommandsAreReadAsStrictly(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			status, answer := a.Command(t.Context(), c.operation, []byte(c.input), "stream")
 			p, ok := answer.(*Problem)
-			if !ok || status != c.code.info().Status || p.Code != c.code || !strings.Contains(p.Detail, c.detail) {
+			if !ok || status != infoOf(c.code).Status || p.Code != c.code || !strings.Contains(p.Detail, c.detail) {
 				t.Errorf("%d %+v", status, answer)
 			}
 		})

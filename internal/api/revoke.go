@@ -31,7 +31,7 @@ var revokeTokens = on(operation{
 
 func (a *API) revokeTokens(ctx context.Context, q *RevokeRequest) (*RevokeAnswer, error) {
 	if a.cfg.Revocations == nil {
-		return nil, problem(CodeDisabled, "this gateway takes no tokens: set auth.issuers and their keys")
+		return nil, refuse(CodeDisabled, "this gateway takes no tokens: set auth.issuers and their keys")
 	}
 	what := auth.Revocation{User: q.User, TokenID: q.TokenID, All: q.All}
 	if q.Before > 0 {
@@ -42,7 +42,7 @@ func (a *API) revokeTokens(ctx context.Context, q *RevokeRequest) (*RevokeAnswer
 	}
 	switch err := a.cfg.Revocations.Revoke(ctx, what); {
 	case errors.Is(err, auth.ErrFull):
-		return nil, problem(CodeOverloaded, "there are as many revocations as are kept: revoke all that was issued before now instead").after(time.Hour)
+		return nil, refuse(CodeOverloaded, "there are as many revocations as are kept: revoke all that was issued before now instead").after(time.Hour)
 	case err != nil:
 		return nil, err
 	}

@@ -109,7 +109,7 @@ func (a *API) sendMessage(ctx context.Context, q *SendRequest) (*SendAnswer, err
 		}
 		m.Frame = protocol.AppendMessageHead(make([]byte, 0, len(q.Content)+frameOverhead), &head)
 		if len(m.Frame)+positionBytes > a.cfg.MaxFrameBytes {
-			return nil, problem(CodeTooLarge, "content: the message would be over the "+strconv.Itoa(a.cfg.MaxFrameBytes)+" bytes that clients expect of a frame")
+			return nil, refuse(CodeTooLarge, "content: the message would be over the "+strconv.Itoa(a.cfg.MaxFrameBytes)+" bytes that clients expect of a frame")
 		}
 	}
 	return q.answer(targets, a.carry(ctx, messages))
@@ -134,7 +134,7 @@ func (q *SendRequest) check() *Problem {
 	case !q.Everyone && n == 0:
 		return bad("to", "one of to, rooms and everyone must name somebody")
 	case n > 1000:
-		return problem(CodeTooLarge, "to: with rooms, more than 1000")
+		return refuse(CodeTooLarge, "to: with rooms, more than 1000")
 	}
 	return nil
 }
@@ -235,7 +235,7 @@ func (q *SendRequest) answer(targets []protocol.Address, results []router.Result
 	if !same {
 		return answer, nil
 	}
-	p := problem(codeOf(first), first.Message).after(time.Duration(first.RetryAfterMs) * time.Millisecond)
+	p := refuse(codeOf(first), first.Message).after(time.Duration(first.RetryAfterMs) * time.Millisecond)
 	p.ID, p.Results = answer.ID, answer.Results
 	return nil, p
 }
@@ -249,7 +249,7 @@ func (a *API) sendEveryone(ctx context.Context, q *SendRequest) (*SendAnswer, er
 	})
 	switch {
 	case err != nil && reach.Gateways > 0:
-		return nil, problem(CodeUnknown, "some gateways received it, and of others it is not known").after(awhile)
+		return nil, refuse(CodeUnknown, "some gateways received it, and of others it is not known").after(awhile)
 	case err != nil:
 		return nil, err
 	}

@@ -19,7 +19,7 @@ func localHosts(next http.Handler, refused *atomic.Uint64) http.Handler {
 			refused.Add(1)
 			w.Header().Set("Connection", "close")
 			problem.Problem{
-				Status: http.StatusMisdirectedRequest, Reason: "foreign_host",
+				Status: http.StatusMisdirectedRequest, Code: "foreign_host",
 				Detail: "this listener is on loopback, and serves localhost only; behind a proxy set origins",
 			}.Write(w)
 			return

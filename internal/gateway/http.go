@@ -132,14 +132,14 @@ func (g *Gateway) serveReady(w http.ResponseWriter, _ *http.Request) {
 }
 
 // notReady is the answer of a gateway that takes nobody. Balancers judge by the status alone.
-func notReady(reason, detail string) problem.Problem {
-	return problem.Problem{Status: http.StatusServiceUnavailable, Reason: reason, Detail: detail, RetryAfter: time.Second}
+func notReady(code problem.Code, detail string) problem.Problem {
+	return problem.Problem{Status: http.StatusServiceUnavailable, Code: code, Detail: detail}.After(time.Second)
 }
 
 // serveCheck verifies the invariants of the local indexes.
 func (g *Gateway) serveCheck(w http.ResponseWriter, _ *http.Request) {
 	if err := g.manager.Check(); err != nil {
-		problem.Problem{Status: http.StatusInternalServerError, Reason: "broken", Detail: err.Error()}.Write(w)
+		problem.Problem{Status: http.StatusInternalServerError, Code: "broken", Detail: err.Error()}.Write(w)
 		return
 	}
 	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
@@ -147,9 +147,7 @@ func (g *Gateway) serveCheck(w http.ResponseWriter, _ *http.Request) {
 
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Header().Set("Cross-Origin-Resource-Policy", "same-origin")
+	problem.Guard(w.Header())
 	w.WriteHeader(status)
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")

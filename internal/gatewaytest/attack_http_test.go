@@ -16,20 +16,20 @@ import (
 )
 
 // refusedAs says what is wrong with an answer that should be a problem of RFC 9457, as all refusals are that a gateway's own code makes.
-func refusedAs(response *http.Response, status int, reason string) error {
+func refusedAs(response *http.Response, status int, code string) error {
 	body, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
 	if err != nil {
 		return err
 	}
 	var problem struct {
-		Title, Reason string
-		Status        int
+		Title, Code string
+		Status      int
 	}
 	if err := json.Unmarshal(body, &problem); err != nil {
 		return fmt.Errorf("%w: %.200q", err, body)
 	}
 	if response.Header.Get("Content-Type") != "application/problem+json" || response.StatusCode != status || problem.Status != status ||
-		problem.Title != http.StatusText(status) || problem.Reason != reason {
+		problem.Title != http.StatusText(status) || problem.Code != code {
 		return fmt.Errorf("answered %d, %v, %s", response.StatusCode, response.Header, body)
 	}
 	for name, want := range map[string]string{
@@ -54,7 +54,7 @@ func TestBadRequestsAreAnsweredAndHurtNobodyElse(t *testing.T) {
 		body     string
 		want     int
 		plain    bool   // net/http's own words
-		reason   string // of the problem
+		code     string // of the problem
 		header   string // one that must be there: "Allow: GET, HEAD"
 		internal bool
 	}{
@@ -63,13 +63,13 @@ func TestBadRequestsAreAnsweredAndHurtNobodyElse(t *testing.T) {
 		"a path upwards, encoded":       {line: "GET /%2e%2e%2f%2e%2e%2fetc%2fpasswd", want: 404},
 		"a path with NUL":               {line: "GET /app.js%00.html", want: 404},
 		"a path of another's":           {line: "GET //evil.example/x", want: 307, plain: true, header: "Location: /evil.example/x"},
-		"a whole URL of another":        {line: "GET http://evil.example/stats", want: 421, reason: "foreign_host"},
+		"a whole URL of another":        {line: "GET http://evil.example/stats", want: 421, code: "foreign_host"},
 		"an empty body":                 {line: "POST /stats", headers: "Content-Length: 0\r\n", want: 405, header: "Allow: GET, HEAD"},
 		"a body of another type":        {line: "POST /stats", headers: "Content-Type: text/xml\r\nContent-Length: 4\r\n", body: "<a/>", want: 405, header: "Allow: GET, HEAD"},
 		"PUT":                           {line: "PUT /readyz", want: 405, header: "Allow: GET, HEAD"},
 		"DELETE":                        {line: "DELETE /", want: 405, header: "Allow: GET, HEAD"},
 		"TRACE":                         {line: "TRACE /stats", want: 405, header: "Allow: GET, HEAD"},
-		"CONNECT":                       {line: "CONNECT evil.example:443", want: 421, reason: "foreign_host"},
+		"CONNECT":                       {line: "CONNECT evil.example:443", want: 421, code: "foreign_host"},
 		"a method that is none":         {line: "GET\x01 /stats", want: 400, plain: true},
 		"a method nobody knows":         {line: "BREW /stats", want: 405, header: "Allow: GET, HEAD"},
 		"a CORS preflight":              {line: "OPTIONS /stats", headers: "Origin: https://evil.example\r\nAccess-Control-Request-Method: GET\r\n", want: 405},
@@ -78,7 +78,7 @@ func TestBadRequestsAreAnsweredAndHurtNobodyElse(t *testing.T) {
 		"a query of 16 KB":              {line: "GET /stats?scope=gateway&x=" + strings.Repeat("a", 30<<10), want: 431, plain: true},
 		"no upgrade":                    {line: "GET /ws", want: 426, header: "Upgrade: websocket"},
 		"an upgrade to an old version":  {line: "GET /ws", headers: strings.Replace(upgrade[:len(upgrade)-2], "13", "8", 1), want: 426, header: "Sec-Websocket-Version: 13"},
-		"an upgrade of another origin":  {line: "GET /ws", headers: upgrade[:len(upgrade)-2] + "Origin: null\r\n", want: 403, reason: "origin"},
+		"an upgrade of another origin":  {line: "GET /ws", headers: upgrade[:len(upgrade)-2] + "Origin: null\r\n", want: 403, code: "origin"},
 		"two lengths":                   {line: "POST /stats", headers: "Content-Length: 1\r\nContent-Length: 2\r\n", body: "xx", want: 400, plain: true},
 		"a negative length":             {line: "POST /stats", headers: "Content-Length: -1\r\n", want: 400, plain: true},
 		"length and chunks":             {line: "POST /stats", headers: "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", body: "0\r\n\r\n", want: 405},
@@ -88,7 +88,7 @@ func TestBadRequestsAreAnsweredAndHurtNobodyElse(t *testing.T) {
 		"a space before the colon":      {line: "GET /stats", headers: "X-A : b\r\n", want: 400, plain: true},
 		"an unknown path, inside":       {line: "GET /api", internal: true, want: 404},
 		"a wrong method, inside":        {line: "POST /metrics", internal: true, want: 405, header: "Allow: GET, HEAD"},
-		"a foreign host, inside":        {line: "GET http://evil.example/metrics", internal: true, want: 421, reason: "foreign_host"},
+		"a foreign host, inside":        {line: "GET http://evil.example/metrics", internal: true, want: 421, code: "foreign_host"},
 		"WebSocket, inside":             {line: "GET /ws", headers: upgrade[:len(upgrade)-2], internal: true, want: 404},
 		"a thousand headers, all fine":  {line: "GET /nowhere", headers: strings.Repeat(more, 1000), want: 404},
 		"profiles are not for everyone": {line: "GET /debug/pprof/", want: 404},
@@ -121,7 +121,7 @@ func TestBadRequestsAreAnsweredAndHurtNobodyElse(t *testing.T) {
 				if response.StatusCode != tc.want {
 					t.Errorf("answered %d, want %d", response.StatusCode, tc.want)
 				}
-			} else if err := refusedAs(response, tc.want, tc.reason); err != nil {
+			} else if err := refusedAs(response, tc.want, tc.code); err != nil {
 				t.Error(err)
 			}
 			if name, value, _ := strings.Cut(tc.header, ": "); tc.header != "" && response.Header.Get(name) != value {

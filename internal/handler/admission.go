@@ -15,7 +15,7 @@ import (
 	"chatgate/internal/protocol"
 )
 
-// Reason says why a handshake was refused before the upgrade: metric label, log field and field of the answer.
+// Reason says why a handshake was refused before the upgrade: metric label, log field and code of the answer.
 type Reason string
 
 // The reasons. ReasonOrigin is answered 403, the others 503 with Retry-After.
@@ -46,7 +46,7 @@ type Rejection struct {
 func (x *Rejection) Write(w http.ResponseWriter) {
 	w.Header().Set("Connection", "close")
 	why := refusals[x.Reason]
-	problem.Problem{Status: x.Status, Reason: string(x.Reason), Detail: why.detail, Limit: why.limit, RetryAfter: x.RetryAfter}.Write(w)
+	problem.Problem{Status: x.Status, Code: problem.Code(x.Reason), Detail: why.detail, Limit: why.limit}.After(x.RetryAfter).Write(w)
 }
 
 // refusals are what is said of each reason, and the limit that was met.

@@ -346,10 +346,10 @@ func TestRejectionIsAnsweredWithRetryAfterAndAShortBody(t *testing.T) {
 			}
 			var body struct {
 				Status        int
-				Reason        Reason
+				Code          Reason
 				Detail, Limit string
 			}
-			if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || body.Status != w.Code || body.Reason != c.rejection.Reason ||
+			if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || body.Status != w.Code || body.Code != c.rejection.Reason ||
 				body.Detail == "" || body.Limit != c.limit {
 				t.Errorf("body %q: %v", w.Body, err)
 			}

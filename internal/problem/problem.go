@@ -10,7 +10,6 @@ package problem
 
 import (
 	"encoding/json"
-	"math"
 	"net/http"
 	"strconv"
 	"time"
@@ -19,42 +18,61 @@ import (
 // ContentType is the media type of RFC 9457.
 const ContentType = "application/problem+json"
 
-// Problem is one refusal. Its title is the text of its status, as of every problem without a type of its own.
+// Problem is one refusal, with the fields every answer may have; an answer that has more to say embeds it. The tags besides json are
+// for the OpenAPI document: the server API always has what they call required.
 type Problem struct {
-	Status int
-	// Reason is for programs: a word that stays. May be empty.
-	Reason string
-	// Detail is for people. Never anything the client sent. May be empty.
-	Detail string
-	// Limit names the limit that was met, as the errors of the WebSocket do. May be empty.
-	Limit string
-	// RetryAfter is when to come back; 0: trying again won't help.
-	RetryAfter time.Duration
+	Type         string `json:"type,omitempty" required:"" doc:"urn:chatgate:problem: and the code." example:"urn:chatgate:problem:forbidden"`
+	Title        string `json:"title" doc:"What kind of problem it is, for people." example:"Forbidden"`
+	Status       int    `json:"status" doc:"The HTTP status." example:"403"`
+	Code         Code   `json:"code,omitempty" required:"" doc:"The same as type, for programs: a word that stays." example:"forbidden"`
+	Detail       string `json:"detail,omitempty" required:"" doc:"What is wrong with this request, for people. Never anything that was sent." example:"the key lacks the scope send"`
+	Limit        string `json:"limit,omitempty" doc:"The name of the limit that was met, as the errors of the WebSocket have it."`
+	RetryAfterMs int64  `json:"retryAfterMs,omitempty" doc:"When to try again, where that is known."`
+}
+
+// Code says for programs what a problem is.
+type Code string
+
+// Type is the code as the URI of RFC 9457.
+func (c Code) Type() string { return "urn:chatgate:problem:" + string(c) }
+
+// After returns the problem with the time to come back.
+func (p Problem) After(d time.Duration) Problem {
+	p.RetryAfterMs = Milliseconds(d)
+	return p
+}
+
+// Milliseconds rounds up: who comes back too early is refused again.
+func Milliseconds(d time.Duration) int64 { return int64((d + time.Millisecond - 1) / time.Millisecond) }
+
+// Guard sets the headers of every answer of ours, refusal or not: nobody keeps it, and no page of another origin makes something of it.
+func Guard(h http.Header) {
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+}
+
+// Head completes a problem that is about to be written, and sets the headers that go with it.
+func (p *Problem) Head(h http.Header) {
+	if p.Title == "" {
+		p.Title = http.StatusText(p.Status)
+	}
+	if p.Code != "" {
+		p.Type = p.Code.Type()
+	}
+	if p.RetryAfterMs > 0 {
+		// Retry-After counts whole seconds (RFC 9110 section 10.2.3).
+		h.Set("Retry-After", strconv.FormatInt((p.RetryAfterMs+999)/1000, 10))
+	}
+	h.Set("Content-Type", ContentType)
+	Guard(h)
 }
 
 // Write answers a request with the problem. Headers that were set before are sent with it: Allow, say, or Connection.
 func (p Problem) Write(w http.ResponseWriter) {
-	body := struct {
-		Title      string `json:"title"`
-		Status     int    `json:"status"`
-		Reason     string `json:"reason,omitempty"`
-		Detail     string `json:"detail,omitempty"`
-		Limit      string `json:"limit,omitempty"`
-		RetryAfter int64  `json:"retryAfterMs,omitempty"`
-	}{Title: http.StatusText(p.Status), Status: p.Status, Reason: p.Reason, Detail: p.Detail, Limit: p.Limit}
-	header := w.Header()
-	if p.RetryAfter > 0 {
-		// Retry-After counts whole seconds (RFC 9110 section 10.2.3); rounding down would invite a second refusal.
-		seconds := max(1, int64(math.Ceil(p.RetryAfter.Seconds())))
-		header.Set("Retry-After", strconv.FormatInt(seconds, 10))
-		body.RetryAfter = seconds * 1000
-	}
-	header.Set("Content-Type", ContentType)
-	header.Set("Cache-Control", "no-store")
-	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("Cross-Origin-Resource-Policy", "same-origin")
+	p.Head(w.Header())
 	w.WriteHeader(p.Status)
-	_ = json.NewEncoder(w).Encode(body) // The client may be gone; nothing is left to do for it.
+	_ = json.NewEncoder(w).Encode(p) // The client may be gone; nothing is left to do for it.
 }
 
 // Mux serves a mux whose own refusals, 404 and 405, are problems too.

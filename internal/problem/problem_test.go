@@ -21,6 +21,9 @@ func want(t *testing.T, w *httptest.ResponseRecorder, status int, fields map[str
 		t.Fatalf("%v: %s", err, w.Body)
 	}
 	fields["title"], fields["status"] = http.StatusText(status), float64(status)
+	if code, ok := fields["code"].(string); ok {
+		fields["type"] = "urn:chatgate:problem:" + code
+	}
 	if !reflect.DeepEqual(got, fields) {
 		t.Errorf("answered %v, want %v", got, fields)
 	}
@@ -34,12 +37,13 @@ func TestAProblemSaysWhichLimitAndWhenToComeBack(t *testing.T) {
 	}{
 		"a status": {Problem{Status: 403}, map[string]any{}, ""},
 		"all of it": {
-			Problem{Status: 503, Reason: "connect_rate", Detail: "too many", Limit: "connect-rate", RetryAfter: 1200 * time.Millisecond},
-			map[string]any{"reason": "connect_rate", "detail": "too many", "limit": "connect-rate", "retryAfterMs": 2000.0},
+			Problem{Status: 503, Code: "connect_rate", Detail: "too many", Limit: "connect-rate"}.After(1200 * time.Millisecond),
+			map[string]any{"code": "connect_rate", "detail": "too many", "limit": "connect-rate", "retryAfterMs": 1200.0},
 			"2",
 		},
-		"a moment":   {Problem{Status: 503, RetryAfter: time.Millisecond}, map[string]any{"retryAfterMs": 1000.0}, "1"},
-		"two, sharp": {Problem{Status: 503, RetryAfter: 2 * time.Second}, map[string]any{"retryAfterMs": 2000.0}, "2"},
+		"a moment":   {Problem{Status: 503}.After(time.Nanosecond), map[string]any{"retryAfterMs": 1.0}, "1"},
+		"two, sharp": {Problem{Status: 503}.After(2 * time.Second), map[string]any{"retryAfterMs": 2000.0}, "2"},
+		"no use":     {Problem{Status: 503}.After(0), map[string]any{}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := httptest.NewRecorder()
