@@ -18,6 +18,7 @@ test:
 lint:
 	go vet ./...
 	go tool -modfile=tools/go.mod staticcheck ./...
+	go tool -modfile=tools/go.mod validate -multi -- docs/openapi.json
 	@unformatted=$$(go tool -modfile=tools/go.mod gofumpt -l .); \
 	  [ -z "$$unformatted" ] || { printf 'gofumpt would change:\n%s\n' "$$unformatted"; exit 1; }
 

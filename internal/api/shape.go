@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"iter"
 	"reflect"
 	"strconv"
 	"strings"
@@ -66,10 +67,7 @@ var idBytes = map[reflect.Type]int{
 // shapeOf reads the tags of a struct. A wrong tag is a mistake of ours, which every test sees.
 func shapeOf(t reflect.Type) *shape {
 	s := &shape{typ: t}
-	for _, sf := range reflect.VisibleFields(t) {
-		if !sf.IsExported() || sf.Anonymous {
-			continue // the fields of an embedded struct come by themselves
-		}
+	for sf := range fieldsOf(t) {
 		f := field{
 			index: sf.Index, typ: sf.Type, doc: sf.Tag.Get("doc"), example: sf.Tag.Get("example"), fallback: sf.Tag.Get("default"), as: sf.Tag.Get("type"),
 			min: number(sf.Tag.Get("min")), max: number(sf.Tag.Get("max")),
@@ -88,6 +86,28 @@ func shapeOf(t reflect.Type) *shape {
 		s.fields = append(s.fields, f)
 	}
 	return s
+}
+
+// fieldsOf are the exported fields, with those of embedded structs. As for encoding/json their place in the JSON counts and not their name
+// in Go, by which reflect.VisibleFields has the embedded Missing hide its own field Missing.
+func fieldsOf(t reflect.Type) iter.Seq[reflect.StructField] {
+	return func(yield func(reflect.StructField) bool) {
+		for i := range t.NumField() {
+			sf := t.Field(i)
+			if !sf.Anonymous {
+				if sf.IsExported() && !yield(sf) {
+					return
+				}
+				continue
+			}
+			for inner := range fieldsOf(sf.Type) {
+				inner.Index = append([]int{i}, inner.Index...)
+				if !yield(inner) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // place finds where a field comes from, and its name there.

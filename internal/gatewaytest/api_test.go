@@ -60,7 +60,7 @@ func (a Answered) text(path string) string { return fmt.Sprint(a.field(path)) }
 // apiClient waits as long as a call may take on a busy machine, and keeps no connection, which a killed gateway's would be.
 var apiClient = &http.Client{Timeout: 4 * Deadline, Transport: &http.Transport{DisableKeepAlives: true}}
 
-// tryAPI makes a call of the server API. The body may be empty; headers are pairs.
+// tryAPI makes a call of the server API, and holds the answer against the OpenAPI document. The body may be empty; headers are pairs.
 func (g *Gateway) tryAPI(method, path, body string, headers ...string) (Answered, error) {
 	request, err := http.NewRequest(method, "http://"+g.Internal+"/api/v1"+path, strings.NewReader(body))
 	if err != nil {
@@ -78,7 +78,9 @@ func (g *Gateway) tryAPI(method, path, body string, headers ...string) (Answered
 	}
 	defer response.Body.Close()
 	a := Answered{Status: response.StatusCode, Header: response.Header}
-	a.Body, err = io.ReadAll(response.Body)
+	if a.Body, err = io.ReadAll(response.Body); err == nil {
+		err = asDescribed(method, path, a)
+	}
 	return a, err
 }
 
