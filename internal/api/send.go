@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"time"
 
@@ -62,7 +63,7 @@ type TargetError struct {
 // Reach is how far a message for everyone came.
 type Reach struct {
 	Gateways int                  `json:"gateways" doc:"Living gateways that received it, each for all its connections."`
-	Missing  []protocol.GatewayID `json:"missing" doc:"Gateways that should have and didn't: just killed, most likely."`
+	Missing  []protocol.GatewayID `json:"missing" doc:"Gateways that didn't: dead and not cleaned up after yet, or killed just now."`
 }
 
 // httpStatus is 207 when some have it and others not.
@@ -253,7 +254,15 @@ func (a *API) sendEveryone(ctx context.Context, q *SendRequest) (*SendAnswer, er
 	case err != nil:
 		return nil, err
 	}
-	return &SendAnswer{ID: q.ID, Everyone: &Reach{Gateways: reach.Gateways, Missing: listed(reach.Missing)}}, nil
+	// Beside those that were just now supposed to live there may be some that are known to be dead, whose clients have not got it either.
+	missing := a.missing().Missing
+	for _, id := range reach.Missing {
+		if !slices.Contains(missing, id) {
+			missing = append(missing, id)
+		}
+	}
+	slices.Sort(missing)
+	return &SendAnswer{ID: q.ID, Everyone: &Reach{Gateways: reach.Gateways, Missing: missing}}, nil
 }
 
 // listed is a list that is written as [] when it is empty.
