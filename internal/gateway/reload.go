@@ -35,7 +35,7 @@ func (g *Gateway) Reload(cfg Config) (changed, restart []string, err error) {
 // reloads are the parts of the gateway that take over settings. Each prepares what it needs, which may fail, and returns what makes it count,
 // which may not.
 func (g *Gateway) reloads() []func(*Config) (apply func(), err error) {
-	return []func(*Config) (func(), error){g.reloadLimits, g.reloadKeys, g.reloadCertificate}
+	return []func(*Config) (func(), error){g.reloadLimits, g.reloadKeys, g.reloadAPIKeys, g.reloadCertificate}
 }
 
 func (g *Gateway) reloadLimits(c *Config) (func(), error) {
@@ -51,6 +51,11 @@ func (g *Gateway) reloadKeys(c *Config) (func(), error) {
 		return func() {}, nil
 	}
 	return g.tokens.Reload(c.Auth.Keys, c.Auth.Secrets)
+}
+
+func (g *Gateway) reloadAPIKeys(c *Config) (func(), error) {
+	keys := c.API.Keys
+	return func() { _ = g.api.SetKeys(keys) }, nil // they are valid, as all of the configuration is
 }
 
 func (g *Gateway) reloadCertificate(c *Config) (func(), error) {
@@ -87,6 +92,14 @@ func (c Config) takeOver(from Config) (next Config, changed, restart []string) {
 		default:
 			restart = append(restart, s.Name)
 		}
+	}
+	switch before, now := c.API.Keys, from.API.Keys; {
+	case reflect.DeepEqual(before, now):
+	case len(now) > 0:
+		next.API.Keys = now
+		changed = append(changed, keysName)
+	default:
+		restart = append(restart, keysName) // without any the API might be open
 	}
 	if !reflect.DeepEqual(c.Events.Sinks, from.Events.Sinks) {
 		restart = append(restart, sinksName)

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"testing"
 
+	"chatgate/internal/api"
 	"chatgate/internal/hook"
 )
 
@@ -17,11 +18,12 @@ func TestAReloadTakesOverWhatIsMarked(t *testing.T) {
 	want.Limits.MaxConnections = 9
 	want.Auth.Secrets = []string{"a", "b"}
 	want.TLS.Cert = "c"
+	want.API.Keys = []api.Key{{Name: "k"}}
 	from := want
 	from.Name, from.Limits.FrameBytes, from.Auth.Issuers = "other", 2048, []string{"id", "more"}
 	from.Events.Sinks = []hook.SinkConfig{{Name: "s"}}
 	next, changed, restart := old.takeOver(from)
-	if got := []string{"auth.secrets", "tls.cert", "limits.connect-rate", "limits.max-connections", "limits.message-rate", "limits.open-rooms"}; !slices.Equal(changed, got) {
+	if got := []string{"auth.secrets", "tls.cert", "limits.connect-rate", "limits.max-connections", "limits.message-rate", "limits.open-rooms", "api.keys"}; !slices.Equal(changed, got) {
 		t.Errorf("taken over: %v", changed)
 	}
 	if got := []string{"name", "auth.issuers", "limits.frame-bytes", "events.sinks"}; !slices.Equal(restart, got) {
@@ -29,6 +31,13 @@ func TestAReloadTakesOverWhatIsMarked(t *testing.T) {
 	}
 	if _, changed, restart := want.takeOver(next); len(changed)+len(restart) > 0 {
 		t.Errorf("what was taken over differs in %v and %v", changed, restart)
+	}
+
+	// A list that lost all its keys would open the API.
+	without := next
+	without.API.Keys = nil
+	if kept, changed, restart := next.takeOver(without); len(changed) > 0 || !slices.Equal(restart, []string{"api.keys"}) || len(kept.API.Keys) != 1 {
+		t.Errorf("without keys %v are taken over, and %v need a restart", changed, restart)
 	}
 
 	// What is off isn't begun by a reload, nor ended.

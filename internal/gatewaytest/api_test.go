@@ -456,6 +456,40 @@ func TestBeyondThisMachineTheAPINeedsKeys(t *testing.T) {
 	}
 }
 
+// A key that leaked is replaced while the gateway runs, and a file that lost all keys opens nothing.
+func TestKeysAreReplacedByAReload(t *testing.T) {
+	oldFile, oldKey := keyed(t, "stats")
+	newFile, newKey := keyed(t, "stats")
+	settings := func(file string) string {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	g := startConfigured(t, settings(oldFile))
+	ask := func(key string) int {
+		a, err := g.tryAPI("GET", "/stats", "", "Authorization", "Bearer "+key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a.Status
+	}
+	if was, will := ask(oldKey[0]), ask(newKey[0]); was != 200 || will != 401 {
+		t.Errorf("the key is answered %d, one that is none %d", was, will)
+	}
+	g.write(settings(newFile))
+	g.wantReloaded("api.keys", "")
+	if was, is := ask(oldKey[0]), ask(newKey[0]); was != 401 || is != 200 {
+		t.Errorf("the old key is answered %d, the new one %d", was, is)
+	}
+	g.write("api: {from: system}\n")
+	g.wantReloaded("", "api.keys")
+	if is, without := ask(newKey[0]), ask(""); is != 200 || without != 401 {
+		t.Errorf("after the file lost its keys: %d with one, %d without", is, without)
+	}
+}
+
 // A page on the web has its name lead to this machine. The gateway's API is open there, and still the page gets nothing.
 func TestAPageGetsNothingFromTheOpenAPI(t *testing.T) {
 	g := StartGateway(t, nil, Options{})

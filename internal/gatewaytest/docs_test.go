@@ -76,7 +76,7 @@ func TestTheFramesOfTheReadmeAreAnswered(t *testing.T) {
 func TestTheFlagsInTheDocumentsExist(t *testing.T) {
 	known := make(map[string]bool)
 	flag := regexp.MustCompile(`--[a-z][a-z0-9.-]*`)
-	for _, command := range []string{"serve", "dev", "token gen", "token revoke"} { // some have flags of their own
+	for _, command := range []string{"serve", "dev", "token gen", "token revoke", "key gen"} { // some have flags of their own
 		help, err := exec.Command(Build(t), append(strings.Fields(command), "--help")...).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%s --help: %v\n%s", command, err, help)
