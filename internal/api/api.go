@@ -91,8 +91,16 @@ func New(cfg Config) (*API, error) {
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	problem.Guard(w.Header())
+	if r.Body != http.NoBody {
+		// The listener itself has no such deadline, because profiles take long. Without one a body that never comes would hold the connection for ever,
+		// of whoever was refused before it was read, too.
+		_ = http.NewResponseController(w).SetReadDeadline(began.Add(a.cfg.BodyTime))
+	}
 	c := call{api: a, operation: noOperation, by: "none"}
 	status, answer := c.serve(w, r)
+	if r.Body != http.NoBody {
+		w.Header().Set("Connection", "close") // or net/http would wait for the rest of it before it answers
+	}
 	a.calls.count(c.operation, status)
 	a.log.Debug("api call", "op", c.operation, "status", status, "key", c.by, "dur", time.Since(began).Round(time.Microsecond))
 	a.write(w, status, answer)

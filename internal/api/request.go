@@ -135,13 +135,12 @@ func (a *API) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *Problem
 	if r.ContentLength > maxBody {
 		return nil, tooLong()
 	}
-	// The listener itself has no such deadline, because profiles take long.
-	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(a.cfg.BodyTime))
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	switch {
 	case err == nil:
-		_ = control.SetReadDeadline(time.Time{}) // or the next look at the connection would take the caller for gone
+		r.Body = http.NoBody // it is all there
+		// Or the next look at the connection would take the caller for gone.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 		return data, nil
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, refuse(CodeTimeout, "body: not complete in "+a.cfg.BodyTime.String())

@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/http"
 	"strings"
+	"time"
 
 	"chatgate/internal/api"
 	"chatgate/internal/protocol"
@@ -27,6 +28,11 @@ func (g *Gateway) withAPI(next http.Handler) http.Handler {
 		if strings.HasPrefix(r.URL.Path, "/api/") {
 			g.api.ServeHTTP(w, r)
 			return
+		}
+		if r.Body != http.NoBody {
+			// Nothing else here takes one, and nothing waits for it: net/http would, before it answers, for ever.
+			w.Header().Set("Connection", "close")
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestTimeout))
 		}
 		next.ServeHTTP(w, r)
 	})
