@@ -3,7 +3,6 @@ package gateway
 import (
 	"net/http"
 	"strings"
-	"time"
 
 	"chatgate/internal/api"
 	"chatgate/internal/protocol"
@@ -30,9 +29,7 @@ func (g *Gateway) withAPI(next http.Handler) http.Handler {
 			return
 		}
 		if r.Body != http.NoBody {
-			// Nothing else here takes one, and nothing waits for it: net/http would, before it answers, for ever.
-			w.Header().Set("Connection", "close")
-			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestTimeout))
+			w.Header().Set("Connection", "close") // nothing else here takes one, and net/http would wait for it before it answers
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -52,7 +52,17 @@ func (g *Gateway) serveInternal(ctx context.Context) error {
 	if onLoopback(g.cfg.InternalListen) {
 		h = localHosts(h, &g.foreignHosts)
 	}
-	return serveHTTP(ctx, g.server(h), g.internal)
+	return serveHTTP(ctx, g.server(timedBodies(h)), g.internal)
+}
+
+// timedBodies has a body end in time, on a listener whose requests have no deadline: also one that nobody reads.
+func timedBodies(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Body != http.NoBody {
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestTimeout))
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 func (g *Gateway) server(h http.Handler) *http.Server {
