@@ -188,6 +188,13 @@ func echoRole() (calls, error) {
 			}
 		}
 	})
+	// What net/http costs that only writes back what it reads, for calls of the API.
+	mux.HandleFunc("POST /", func(w http.ResponseWriter, r *http.Request) {
+		if text, err := io.ReadAll(r.Body); err == nil {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = w.Write(text)
+		}
+	})
 	go func() { fmt.Println(http.Serve(l, mux)) }() // ends with the process
 	return calls{
 		"address": call(func(nothing) (string, error) { return l.Addr().String(), nil }),
@@ -199,10 +206,11 @@ func echoRole() (calls, error) {
 func loadRole() (calls, error) {
 	// It has memory to spare, and the processor it does not use is for what is measured.
 	debug.SetGCPercent(400)
-	p, c, r := &messageLoad{}, &connectionLoad{}, &roomLoad{}
+	p, c, r, a := &messageLoad{}, &connectionLoad{}, &roomLoad{}, &callLoad{}
 	return calls{
 		"messages.connect": call(p.connect), "messages.start": call(p.start), "messages.count": call(p.count), "messages.stop": call(p.stop),
 		"connections.connect": call(c.connect), "connections.start": call(c.start), "connections.count": call(c.count), "connections.stop": call(c.stop),
+		"calls.connect": call(a.connect), "calls.start": call(a.start), "calls.count": call(a.count), "calls.stop": call(a.stop),
 		"rooms.connect": call(r.connect), "rooms.start": call(r.start), "rooms.count": call(r.count), "rooms.stop": call(r.stop),
 	}, nil
 }

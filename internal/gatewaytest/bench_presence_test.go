@@ -11,13 +11,14 @@ import (
 	"time"
 )
 
-// presenceWork asks for many users in one frame, half of whom are there.
+// presenceWork asks for many users, half of whom are there: in one frame, or in calls of the API for a thousand each.
 type presenceWork struct {
 	name  string
 	users int
+	api   bool
 }
 
-var presenceWorks = []presenceWork{{"presence/users=100", 100}, {"presence/users=10000", 10000}}
+var presenceWorks = []presenceWork{{"presence/users=100", 100, false}, {"presence/users=10000", 10000, false}, {"api/presence/users=10000", 10000, true}}
 
 // presenceAsked is how often a round asks.
 const presenceAsked = 20
@@ -41,15 +42,23 @@ func benchPresence(t *bed, w presenceWork) {
 	if err := enter(asker, "asker"); err != nil {
 		t.b.Fatal(err)
 	}
+	names := make([]string, w.users)
 	question := []byte(`{"type":"presence","id":"p","users":[`)
 	for i := range w.users {
 		// Of each gateway's numbers the first half are there.
-		question = append(strconv.AppendInt(fmt.Appendf(question, `"u%d-`, i%2), int64(i/2), 10), `",`...)
+		names[i] = "u" + strconv.Itoa(i%2) + "-" + strconv.Itoa(i/2)
+		question = fmt.Appendf(question, `"%s",`, names[i])
 	}
 	question = append(bytes.TrimSuffix(question, []byte(",")), `]}`...)
 	frame := appendFrame(nil, opText, question)
 	ask := func() time.Duration {
 		began := time.Now()
+		if w.api {
+			if online := askAPI(t.b, t.gateways[0].Internal, names); online != w.users/4*2 {
+				t.b.Fatalf("%d are online", online)
+			}
+			return time.Since(began)
+		}
 		if err := asker.write(frame); err != nil {
 			t.b.Fatal(err)
 		}
@@ -92,7 +101,11 @@ func benchPresence(t *bed, w presenceWork) {
 
 func presenceLines() (lines []line) {
 	for _, w := range presenceWorks {
-		lines = append(lines, line{w.name, fmt.Sprintf("presence of %d users, half of them there", w.users), ""})
+		how := "in one frame"
+		if w.api {
+			how = "through the API"
+		}
+		lines = append(lines, line{w.name, fmt.Sprintf("presence of %d users %s, half of them there", w.users, how), ""})
 	}
 	return lines
 }

@@ -191,7 +191,7 @@ func (r *report) print() {
 			{head: "p99 ms", unit: "p99-us", scale: 1e3, digits: 1},
 			{head: "used by others %", unit: "others-%"},
 		}, roomLines())
-	r.table("Asking for the presence of many users in one call",
+	r.table("Asking for the presence of many users",
 		[]column{
 			{head: "p50 ms", unit: "p50-us", scale: 1e3, digits: 1, spread: true},
 			{head: "slowest of a round ms", unit: "max-us", scale: 1e3, digits: 1},
@@ -199,6 +199,19 @@ func (r *report) print() {
 			{head: "Redis, CPU ms", unit: "redis-us", scale: 1e3, digits: 1},
 			{head: "Redis commands", unit: "redis-commands"},
 		}, presenceLines())
+	r.table("A message through the server API: processor time of the gateway and Redis for each call, in us; nobody is connected",
+		[]column{
+			{head: "all", unit: "cpu-us", digits: 1, spread: true},
+			{head: "gateway", unit: "gateway-us", digits: 1},
+			{head: "Redis", unit: "redis-us", digits: 1},
+			{head: "for each receiver", unit: "receiver-us", digits: 1},
+			{head: "net/http echo", unit: "echo-us", digits: 1, spread: true},
+			{head: "x echo", unit: "x-echo", digits: 2, spread: true},
+			{head: "calls a second", unit: "each/s"},
+			{head: "p50 ms", unit: "p50-us", scale: 1e3, digits: 2},
+			{head: "p99 ms", unit: "p99-us", scale: 1e3, digits: 2},
+			{head: "used by others %", unit: "others-%"},
+		}, callLines())
 	r.table("A connection: processor time to connect and register, in us, and memory at rest (RSS), in KB",
 		[]column{
 			{head: "connect", unit: "connect-us", digits: 1},

@@ -62,6 +62,9 @@ func BenchmarkCluster(b *testing.B) {
 	for _, w := range presenceWorks {
 		b.Run(w.name, func(b *testing.B) { benchPresence(startBed(b, r, 2), w) })
 	}
+	for _, w := range callWorks {
+		b.Run(w.name, func(b *testing.B) { benchCalls(startBed(b, r, 1), w) })
+	}
 	b.Run("connect/inflight=1", func(b *testing.B) { benchConnects(startBed(b, r, 1)) })
 	b.Run("idle", func(b *testing.B) { benchIdle(startBed(b, r, 1)) })
 	r.print()
