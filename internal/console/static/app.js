@@ -19,6 +19,7 @@ const TYPING_CROWD_MAX = 50;    // in a fuller room nobody is told: there is alw
 const wide = matchMedia('(min-width: 52.01rem)');
 
 let user = '';
+let token = '';          // in memory alone: no address, no storage, no form that is sent has it
 let current = null;      // the conversation shown
 const talks = new Map(); // key of the target -> Talk
 const sent = new Map();  // message id -> {talk, content, ack}: ours, on the page
@@ -57,7 +58,7 @@ function deviceID(fresh) {
   return id;
 }
 
-function enter(name, target) {
+function enter(name, target, proof = '') {
   const fault = nameFault(name) || (target && nameFault(target.to ?? target.room));
   if (fault) return leave(fault, name);
   if (name !== user) {
@@ -67,11 +68,13 @@ function enter(name, target) {
     current = null;
   }
   user = name;
+  token = proof;
+  $('enter-token').value = '';
   $('door').hidden = true;
   $('app').hidden = false;
   $('me').querySelector('b').textContent = user;
   $('enter-error').textContent = '';
-  session.start(user, deviceID(false));
+  session.start(user, deviceID(false), token);
   for (const kept of remembered()) talkWith(kept);
   if (target) show(talkWith(target));
   else show(current);
@@ -85,8 +88,9 @@ function leave(error = '', name = user) {
   $('enter-user').value = name;
   $('enter-to').value = current?.target.to ?? '';
   $('enter-room').value = current?.room ?? '';
+  $('enter-token').value = token = '';
   $('enter-error').textContent = error;
-  $('enter-user').focus();
+  $(name && !$('enter-proof').hidden ? 'enter-token' : 'enter-user').focus();
   document.title = 'Chatgate';
   history.replaceState(null, '', location.pathname);
 }
@@ -112,12 +116,14 @@ function remembered() {
 let certain = false; // connected, and the gateway reaches Redis
 
 function showState(state) {
+  // Only who was refused needs to know of tokens.
+  if (state.name === 'ended' && ['unauthorized', 'forbidden'].includes(state.why.name)) $('enter-proof').hidden = false;
   showStatus(state, user, again, leave);
   showCertain(state.name === 'ready' && !state.degraded);
 }
 
 function again(asNewDevice = false) {
-  session.start(user, deviceID(asNewDevice));
+  session.start(user, deviceID(asNewDevice), token);
 }
 
 // Nobody who can't know says who is there.
@@ -387,7 +393,7 @@ $('enter').onsubmit = (event) => {
   event.preventDefault();
   const room = $('enter-room').value.trim();
   const to = $('enter-to').value.trim();
-  enter($('enter-user').value.trim(), room ? { room } : to ? { to } : null);
+  enter($('enter-user').value.trim(), room ? { room } : to ? { to } : null, $('enter-token').value.trim());
   if (room && to && !$('app').hidden && !nameFault(to)) talkWith({ to });
 };
 for (const [form, field, kind] of [['join', 'join-name', 'room'], ['add', 'add-name', 'to']]) {

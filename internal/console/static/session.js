@@ -38,6 +38,7 @@ export class Session {
   #on;        // {state, frame, message, ack, refused, joined, notJoined, gap, presence, members, unserved}, all functions
   #user = '';
   #device = '';
+  #token = '';  // empty: none is shown
   #socket = null;
   #registered = null; // the gateway's answer, while it holds
   #degraded = false;  // what the last heartbeat said
@@ -60,20 +61,23 @@ export class Session {
   // The `registered` frame of the present connection, or null.
   get registered() { return this.#registered; }
 
-  // Enters as user, from a device of that id; also the way back after `ended`.
-  start(user, device) {
+  // Enters as user, from a device of that id, with a token where the gateway
+  // wants one; also the way back after `ended`.
+  start(user, device, token = '') {
     if (user !== this.#user) {
       this.#inbox = new Seen();
       for (const kept of [this.#rooms, this.#watched, this.#waiting]) kept.clear();
     }
     this.#user = user;
     this.#device = device;
+    this.#token = token;
     this.#attempt = 0;
     this.#connect();
   }
 
   // Leaves for good: nothing comes back by itself after this.
   stop() {
+    this.#token = '';
     this.#drop(1000);
     this.#on.state({ name: 'idle' });
   }
@@ -171,7 +175,7 @@ export class Session {
     // Not by assignment: a room may be called __proto__.
     const rooms = Object.fromEntries(Array.from(this.#rooms, ([name, { seen }]) => [name, seen.position]));
     this.#write({
-      type: 'register', userId: this.#user, deviceId: this.#device,
+      type: 'register', userId: this.#user, token: this.#token || undefined, deviceId: this.#device,
       resume: this.#inbox.position ?? undefined, rooms: this.#rooms.size ? rooms : undefined,
     });
   }
@@ -389,7 +393,8 @@ export class Session {
     if (this.#socket?.readyState !== WebSocket.OPEN) return;
     const text = JSON.stringify(frame);
     this.#socket.send(text);
-    this.#on.frame('out', text, frame.type);
+    // Frames are shown, and copied into bug reports: a token is nobody else's.
+    this.#on.frame('out', frame.token ? JSON.stringify({ ...frame, token: '…' }) : text, frame.type);
   }
 
   #note(text) { this.#on.frame('note', text); }
