@@ -33,7 +33,9 @@ func TestFramesOutOfOrderAreAnsweredAndHurtNobodyElse(t *testing.T) {
 			t.Errorf("%v, %v, want %s\n%s", f, err, content, c.Story(5))
 		}
 	}
-	at := func(epoch string, offset uint64) map[string]any { return map[string]any{"epoch": epoch, "offset": offset} }
+	at := func(epoch string, offset uint64) map[string]any {
+		return map[string]any{"epoch": epoch, "offset": offset}
+	}
 	resumed := func(t *testing.T, user string, offset uint64, position map[string]any, reason, from string) *Client {
 		t.Helper()
 		c := Open(t, g.WS())
