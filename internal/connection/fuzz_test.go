@@ -65,7 +65,7 @@ func (g *gate) feedAndLeave(t *testing.T, all []byte, size int) Cause {
 	tcp := nc.(*net.TCPConn)
 	defer tcp.Close()
 	_ = tcp.SetLinger(0) // no port is left waiting
-	_ = tcp.SetDeadline(time.Now().Add(patience))
+	_ = tcp.SetDeadline(time.Now().Add(6 * patience)) // it may run on what others leave of the machine
 	if _, err := io.WriteString(tcp, handshake); err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,7 @@ func (g *gate) feedAndLeave(t *testing.T, all []byte, size int) Cause {
 	select {
 	case cause := <-ended:
 		return cause
-	case <-time.After(patience):
+	case <-time.After(6 * patience):
 		t.Fatal("it does not end")
 		return Cause{}
 	}
