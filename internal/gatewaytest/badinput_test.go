@@ -23,7 +23,7 @@ func (n *neighbours) wantChat(t *testing.T) {
 	t.Helper()
 	n.said++
 	began := time.Now()
-	id, err := n.alice.Send("bob", n.said, "")
+	id, err := n.alice.Send(n.bob.Name, n.said, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +31,7 @@ func (n *neighbours) wantChat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if string(f.Content) != itoa(n.said) || f.Sender() != "alice" {
+	if string(f.Content) != itoa(n.said) || f.Sender() != n.alice.Name {
 		t.Fatalf("bob got %v, want %d from alice", f, n.said)
 	}
 	if ack, err := n.alice.Ack(id, Deadline); err != nil || ack.Status != "routed" {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -58,19 +57,6 @@ func wantUnharmed(t *testing.T, stop func() (int, time.Duration)) string {
 		t.Errorf("of %d messages between neighbours the slowest took %v", n, slowest)
 	}
 	return fmt.Sprintf("%d messages between neighbours, the slowest took %v", n, slowest.Round(time.Millisecond))
-}
-
-// metric reads one figure of /metrics.
-func (g *Gateway) metric(name string) (float64, error) {
-	status, body, err := g.GetInternal("/metrics")
-	if err != nil {
-		return 0, err
-	}
-	m := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(name) + ` (\S+)$`).FindSubmatch(body)
-	if m == nil {
-		return 0, fmt.Errorf("status %d, no metric %s", status, name)
-	}
-	return strconv.ParseFloat(string(m[1]), 64)
 }
 
 // row puts a trial without a ledger into the table of `make chaos`.

@@ -2,6 +2,8 @@ package gatewaytest
 
 import (
 	"errors"
+	"fmt"
+	"regexp"
 	"strconv"
 	"testing"
 	"time"
@@ -26,3 +28,16 @@ func wantWithin(t *testing.T, within time.Duration, done func() bool) {
 
 // headerSlack is what a busy machine may add to the five seconds of a header, and less than would hide that nobody counts them.
 const headerSlack = 4500 * time.Millisecond
+
+// metric reads one figure of /metrics.
+func (g *Gateway) metric(name string) (float64, error) {
+	status, body, err := g.GetInternal("/metrics")
+	if err != nil {
+		return 0, err
+	}
+	m := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(name) + ` (\S+)$`).FindSubmatch(body)
+	if m == nil {
+		return 0, fmt.Errorf("status %d, no metric %s", status, name)
+	}
+	return strconv.ParseFloat(string(m[1]), 64)
+}

@@ -39,7 +39,7 @@ var Limits = [...]LimitInfo{
 	{LimitMaxConnections, true, "Connections at a time on this gateway.", "503 before the upgrade", "`Retry-After`, `retryAfterMs`"},
 	{LimitConnectionsPerUser, true, "Connections of one user in the cluster.", "the stalest is closed, 4502", "never by itself"},
 	{LimitDeviceClasses, true, "Connections of one user for each `deviceClass`.", "the oldest is closed, 4502; or the newcomer: `conflict`, then 4502", "never by itself"},
-	{LimitFrameRate, true, "Frames a second from one connection: each counts, also pings, pongs, heartbeats and what is refused.", "held up to 1 s, then `limited`", "`retryAfterMs`"},
+	{LimitFrameRate, true, "Frames a second from one connection: each counts, also pings, pongs, heartbeats and what is refused.", "held until its turn has come", "by itself"},
 	{LimitByteRate, true, "Bytes a second of these frames, with their headers.", "held up to 1 s, then `limited`", "`retryAfterMs`"},
 	{LimitMessageRate, true, "Messages a second from one connection. What asks for much counts as several.", "held up to 1 s; what would wait longer: `limited`", "`retryAfterMs`"},
 	{LimitNewAddresses, true, "Users and rooms an hour to which nobody has written yet and one user is the first to, on one gateway.", "`limited`, certainly not stored", "`retryAfterMs`"},
