@@ -113,6 +113,7 @@ func TestBadCallsAreAnsweredAndHurtNobodyElse(t *testing.T) {
 
 // 400 callers begin a body and stop there. Others are served meanwhile, and in the end all 400 are told, and gone.
 func TestHalfABodyHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
 	g := StartGateway(t, Shared(t, Standalone), Options{})
 	n := &neighbours{alice: Connect(t, g.WS(), "alice"), bob: Connect(t, g.WS(), "bob")}
 	began := time.Now()
@@ -145,4 +146,28 @@ func TestHalfABodyHoldsNobodyUp(t *testing.T) {
 		}
 	}
 	wantCall(t, g)
+}
+
+// A body that is announced to what takes none, and never comes: the answer is there at once, and the connection gone in ten seconds.
+func TestABodyNobodyReadsEndsInTime(t *testing.T) {
+	t.Parallel()
+	g := StartGateway(t, nil, Options{})
+	var silent []*Raw
+	for _, line := range []string{"GET /metrics", "POST /stats", "GET /api/v1/stats", "GET http://evil.example/stats"} {
+		r, err := DialRaw(g.Internal, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		if _, err := fmt.Fprintf(r, "%s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n", line); err != nil {
+			t.Fatal(err)
+		}
+		silent = append(silent, r)
+	}
+	for _, r := range silent {
+		_ = r.SetReadDeadline(time.Now().Add(6 * Deadline))
+		if _, err := io.Copy(io.Discard, r); err != nil {
+			t.Errorf("it is still there: %v", err)
+		}
+	}
 }
