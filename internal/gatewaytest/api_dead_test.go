@@ -89,7 +89,7 @@ func TestADeadGatewayIsNamedByEveryAnswerAndDelaysNone(t *testing.T) {
 				return err
 			})
 			if err != nil {
-				t.Errorf("%s: %v", call, err)
+				t.Fatalf("%s: %v", call, err) // each of the others would wait as long
 			}
 		}
 		stored := callAPI(t, a, 200, "POST", "/messages", `{"to":["bob","carol"],"content":2}`)
