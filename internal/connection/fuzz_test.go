@@ -64,7 +64,7 @@ func (g *gate) feedAndLeave(t *testing.T, all []byte, size int) Cause {
 	}
 	tcp := nc.(*net.TCPConn)
 	defer tcp.Close()
-	_ = tcp.SetLinger(0) // no port is left waiting
+	_ = tcp.SetLinger(0)                              // no port is left waiting
 	_ = tcp.SetDeadline(time.Now().Add(6 * patience)) // it may run on what others leave of the machine
 	if _, err := io.WriteString(tcp, handshake); err != nil {
 		t.Fatal(err)
