@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -202,6 +203,32 @@ func TestBadTokensAreRefusedAndHurtNobodyElse(t *testing.T) {
 				}
 			} else if c.Ended() != nil {
 				t.Errorf("%v", c.Ended())
+			}
+			n.wantChat(t)
+		})
+	}
+
+	// What stands in an address is kept by logs and proxies, and what a browser sends by itself proves nothing of the page: only the frame counts.
+	for name, tc := range map[string]struct {
+		query  string
+		header http.Header
+	}{
+		"in the address":     {query: "?token=" + by(good)},
+		"as a bearer":        {header: http.Header{"Authorization": {"Bearer " + by(good)}}},
+		"in a cookie":        {header: http.Header{"Cookie": {"token=" + by(good)}}},
+		"as a user of a URL": {header: http.Header{"Authorization": {"Basic bWFsbG9yeTp4"}, "X-Forwarded-User": {"mallory"}, "Remote-User": {"mallory"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := Dial(g.WS()+tc.query, tc.header)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Cut()
+			if err := c.Write(map[string]any{"type": "register", "userId": "mallory"}); err != nil {
+				t.Fatal(err)
+			}
+			if ended, err := c.WaitEnd(Deadline); err != nil || ended.Code != unauthorized {
+				t.Errorf("%v, %v, want %d", ended, err, unauthorized)
 			}
 			n.wantChat(t)
 		})
