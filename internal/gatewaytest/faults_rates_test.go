@@ -49,6 +49,10 @@ func (r *rated) want(t *testing.T, unit string, began time.Time) {
 
 // flood writes the frames that next makes, as fast as the gateway takes them, until the test ends; each answer counts as so much.
 func (r *rated) flood(t *testing.T, c *Client, answer string, each int, next func(i int) string) {
+	// A large buffer takes again when a third of it is free, which at these rates lasts longer than a write may.
+	if tcp, ok := c.conn.NetConn().(*net.TCPConn); ok {
+		_ = tcp.SetWriteBuffer(16 << 10)
+	}
 	over := make(chan struct{})
 	var all sync.WaitGroup
 	all.Go(func() {

@@ -34,9 +34,14 @@ func dialFrom(t *testing.T, source, addr string) *Raw {
 
 // proxyV2 is a header of version 2 for a client's IPv4 address, with a TLV behind it.
 func proxyV2(command byte, client string) string {
-	body := append(append(append([]byte{}, net.ParseIP(client).To4()...), 127, 0, 0, 1), 0x30, 0x39, 0, 80, 0x04, 0, 1, 0) // and PP2_TYPE_NOOP
-	b := append([]byte("\r\n\r\n\x00\r\nQUIT\n"), 0x20|command, 0x11)
-	return string(append(binary.BigEndian.AppendUint16(b, uint16(len(body))), body...))
+	addresses := append(append(append([]byte{}, net.ParseIP(client).To4()...), 127, 0, 0, 1), 0x30, 0x39, 0, 80)
+	return proxyV2Of(0x20|command, 0x11, string(addresses)+"\x04\x00\x01\x00") // and PP2_TYPE_NOOP
+}
+
+// proxyV2Of is one of any kind: version and command, family and protocol, and what follows its length.
+func proxyV2Of(command, family byte, body string) string {
+	b := append([]byte("\r\n\r\n\x00\r\nQUIT\n"), command, family)
+	return string(binary.BigEndian.AppendUint16(b, uint16(len(body)))) + body
 }
 
 // answer sends what a client does and returns the beginning of what it gets; empty: it was cut.
@@ -102,6 +107,7 @@ func TestTheProxyProtocolIsBelievedFromProxiesOnly(t *testing.T) {
 	g := StartGateway(t, r, Options{Flags: proxyFlags})
 	const proxy, stranger = proxyAddress, "127.0.0.9"
 	long := "PROXY TCP4 " + strings.Repeat("1", 200)
+	const ipv4 = "\xcb\x00\x71\x09\x7f\x00\x00\x01\x30\x39\x00\x50" // 203.0.113.9
 	for name, tc := range map[string]struct {
 		source, header string
 		want           string // the beginning of the answer; empty: cut without one
@@ -121,9 +127,27 @@ func TestTheProxyProtocolIsBelievedFromProxiesOnly(t *testing.T) {
 		"a stranger with version 2":  {stranger, proxyV2(1, "203.0.113.5"), "HTTP/1.1 400"},
 		"two headers":                {proxy, "PROXY TCP4 203.0.113.6 127.0.0.1 1 2\r\nPROXY TCP4 203.0.113.7 127.0.0.1 1 2\r\n", "HTTP/1.1 400"},
 		"by a name of another field": {proxy, "X-Forwarded-For: 203.0.113.8\r\n", ""},
+
+		"no command":               {proxy, proxyV2Of(0x22, 0x11, ipv4), ""},
+		"version 3":                {proxy, proxyV2Of(0x31, 0x11, ipv4), ""},
+		"no family":                {proxy, proxyV2Of(0x21, 0x41, ipv4), ""},
+		"no protocol":              {proxy, proxyV2Of(0x21, 0x13, ipv4), ""},
+		"too short for its family": {proxy, proxyV2Of(0x21, 0x21, ipv4), ""},
+		"a client without address": {proxy, proxyV2Of(0x21, 0x00, ""), ""},
+		"a client of UDP":          {proxy, proxyV2Of(0x21, 0x12, ipv4), "HTTP/1.1 101"},
+		"a client of this machine": {proxy, proxyV2Of(0x21, 0x31, strings.Repeat("/tmp/x\x00\x00", 27)), "HTTP/1.1 101"},
+		"a check with nothing":     {proxy, proxyV2Of(0x20, 0x00, ""), "HTTP/1.1 101"},
+		"a check with anything":    {proxy, proxyV2Of(0x20, 0x11, "xyz"), "HTTP/1.1 101"},
+		"4 KB of TLVs":             {proxy, proxyV2Of(0x21, 0x11, ipv4+"\x04\x0f\xf1"+strings.Repeat("x", 4096-15)), "HTTP/1.1 101"},
+		"more than 4 KB":           {proxy, proxyV2Of(0x21, 0x11, ipv4+"\x04\x0f\xf2"+strings.Repeat("x", 4096-14)), ""},
+		"a TLV that is cut":        {proxy, proxyV2Of(0x21, 0x11, ipv4+"\x04\xff\xff"), "HTTP/1.1 101"}, // nobody reads them
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := dialFrom(t, tc.source, g.Addr).answer(t, tc.header+Handshake(g.Addr), 4*Deadline)
+			var a string
+			wantWithin(t, 2*Deadline, func() bool { // those who are nobody share a rate
+				a = dialFrom(t, tc.source, g.Addr).answer(t, tc.header+Handshake(g.Addr), 4*Deadline)
+				return !strings.HasPrefix(a, "HTTP/1.1 503")
+			})
 			if !strings.HasPrefix(a, tc.want) || tc.want == "" && a != "" {
 				t.Errorf("answered %.100q, want %q", a, tc.want)
 			}
@@ -145,6 +169,7 @@ func TestTheProxyProtocolIsBelievedFromProxiesOnly(t *testing.T) {
 		for name, header := range map[string]string{
 			"a client": "PROXY TCP4 203.0.113.20 127.0.0.1 12345 80\r\n", "a client, version 2": proxyV2(1, "203.0.113.21"),
 			"nobody": "PROXY UNKNOWN\r\n", "nobody, version 2": proxyV2(0, "203.0.113.22"),
+			"by IPv6": "PROXY TCP6 2001:db8::7 ::1 12345 80\r\n", "by UDP": proxyV2Of(0x21, 0x12, ipv4),
 		} {
 			if in, most := let(header); in > most {
 				t.Errorf("%s: %d were let in under the addresses they claimed, want at most %d", name, in, most)
@@ -155,13 +180,43 @@ func TestTheProxyProtocolIsBelievedFromProxiesOnly(t *testing.T) {
 		}
 	})
 
-	t.Run("slow", func(t *testing.T) {
-		raw := dialFrom(t, proxy, g.Addr)
-		if _, err := raw.Write([]byte("PROXY TCP4 ")); err != nil {
-			t.Fatal(err)
+	// The header of version 2 says how long it is, and may come in pieces. A line of version 1 must come as it is sent, at once.
+	t.Run("in pieces", func(t *testing.T) {
+		in := func(header string, piece int) string {
+			raw := dialFrom(t, proxy, g.Addr)
+			for len(header) > 0 {
+				n := min(piece, len(header))
+				if _, err := raw.Write([]byte(header[:n])); err != nil {
+					return ""
+				}
+				<-time.After(time.Millisecond) // on a machine without this, in fewer pieces
+				header = header[n:]
+			}
+			if _, err := raw.Write([]byte(Handshake(g.Addr))); err != nil {
+				return ""
+			}
+			_ = raw.SetReadDeadline(time.Now().Add(4 * Deadline))
+			b := make([]byte, 64)
+			n, _ := raw.Read(b)
+			return string(b[:n])
 		}
-		if said, err := raw.Ended(4 * Deadline); err != nil || len(said) > 0 {
-			t.Errorf("it said %q, %v", said, err)
+		for i, piece := range []int{1, 5, 12, 16, 20} {
+			if a := in(proxyV2(1, fmt.Sprint("203.0.113.", 60+i)), piece); !strings.HasPrefix(a, "HTTP/1.1 101") {
+				t.Errorf("version 2, %d bytes at a time, is answered %.100q", piece, a)
+			}
+		}
+	})
+
+	t.Run("slow", func(t *testing.T) {
+		// A line of version 1 that isn't whole is cut at once; what says how long it is may take the time of a header.
+		for name, begin := range map[string]string{"version 1": "PROXY TCP4 ", "version 2": proxyV2(1, "203.0.113.40")[:20], "silent": ""} {
+			raw := dialFrom(t, proxy, g.Addr)
+			if _, err := raw.Write([]byte(begin)); err != nil {
+				t.Fatal(err)
+			}
+			if said, err := raw.Ended(4 * Deadline); err != nil || len(said) > 0 {
+				t.Errorf("%s: it said %q, %v", name, said, err)
+			}
 		}
 	})
 
