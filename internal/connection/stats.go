@@ -1,6 +1,9 @@
 package connection
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // Stats is what a Manager has counted since it was made, and two gauges.
 type Stats struct {
@@ -108,5 +111,21 @@ func (t *tally) writer(d int64) {
 func (t *tally) ended(k Kind) {
 	if t != nil {
 		t.ends[k].Add(1)
+	}
+}
+
+// Vitals is what one connection is doing.
+type Vitals struct {
+	Waiting      int           // bytes that the client has not taken yet
+	InFlight     int           // messages handed on and not yet answered
+	Silent, Idle time.Duration // since the last byte came from the client, and since the last text frame
+}
+
+// Vitals looks at the connection as of now.
+func (c *Connection) Vitals() Vitals {
+	now := c.cfg.now()
+	return Vitals{
+		Waiting: c.held(), InFlight: int(c.inFlight.Load()),
+		Silent: time.Duration(max(0, now-c.lastByte.Load())), Idle: time.Duration(max(0, now-c.lastPing.Load())),
 	}
 }

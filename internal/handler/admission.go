@@ -178,6 +178,12 @@ func (a *Admission) Admit(r *http.Request, now time.Time) (*Ticket, *Rejection) 
 // Drain refuses every handshake from now on.
 func (a *Admission) Drain() { a.draining.Store(true) }
 
+// Resume lets handshakes in again.
+func (a *Admission) Resume() { a.draining.Store(false) }
+
+// Draining reports whether every handshake is refused.
+func (a *Admission) Draining() bool { return a.draining.Load() }
+
 // Open is the number of handshakes and connections that hold a ticket.
 func (a *Admission) Open() int { return int(a.open.Load()) }
 

@@ -184,12 +184,17 @@ func Registered(m *connection.Manager) func(yield func(*connection.Connection) b
 }
 
 func entryOf(c *connection.Connection) *presence.Entry {
-	id, ok := c.Identity()
-	if !ok {
-		return nil
+	if s := sessionOf(c); s != nil {
+		return s.entry // it doesn't change once the connection is identified
 	}
-	e, _ := id.Entry.(*presence.Entry)
-	return e
+	return nil
+}
+
+// sessionOf is the session of a connection that is registered; nil: it is not.
+func sessionOf(c *connection.Connection) *session {
+	id, _ := c.Identity()
+	s, _ := id.Entry.(*session)
+	return s
 }
 
 // Kicked closes a local connection that was marked in the registry. A kick for

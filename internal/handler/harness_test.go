@@ -88,6 +88,7 @@ func newGateway(t *testing.T, r *gatewaytest.Redis, tune ...func(*settings)) *ga
 	s.router.Everyone = func(yield func(*connection.Connection) bool) { Registered(g.manager)(yield) }
 	s.router.MayBegin = func(u protocol.UserID) time.Duration { return g.handler.MayBegin(u) }
 	s.router.OnKick = func(k protocol.Kick) { Kicked(g.manager, k) }
+	s.router.OnQuestion = func(ctx context.Context, a *router.Asked) bool { return g.handler.Asked(ctx, a) }
 	// Unless a test is about time, it must not fail because the machine is busy with others; and it may hold calls as long as it likes.
 	s.router.Attempt, s.router.Suspect, s.router.LaneWait = patience, patience, patience
 	for _, f := range tune {

@@ -19,12 +19,30 @@ func (s *session) join(f *protocol.Frame) {
 	}
 }
 
-// enter joins rooms, all with a handful of calls to Redis, and answers for each. The id is of the join; a register has none. A room
-// that can't be entered now is answered unavailable, and who was in it before still is.
+// enter joins rooms that the client asked for, and answers for each. The id is of the join; a register has none. A room that can't be
+// entered now is answered unavailable, and who was in it before still is.
 func (s *session) enter(id []byte, rooms []protocol.RoomResume) {
 	rooms = s.withinLimit(id, s.permitted(id, rooms))
-	if len(rooms) == 0 {
+	held, err := s.goIn(id, rooms)
+	if len(held) == len(rooms) {
 		return
+	}
+	var lost []protocol.RoomResume
+	for i, next := 0, held; i < len(rooms); i++ {
+		if len(next) > 0 && next[0] == i {
+			next = next[1:]
+		} else {
+			lost = append(lost, rooms[i])
+		}
+	}
+	s.turnAway(id, lost, err)
+}
+
+// goIn joins rooms, all with a handful of calls to Redis, and tells the client where it goes on in each. It returns those that it is in
+// now, as indexes, and for the others why not.
+func (s *session) goIn(id []byte, rooms []protocol.RoomResume) (held []int, failed error) {
+	if len(rooms) == 0 {
+		return nil, nil
 	}
 	h := s.handler
 	ctx, cancel := context.WithTimeout(context.Background(), h.cfg.RegisterWait)
@@ -34,8 +52,7 @@ func (s *session) enter(id []byte, rooms []protocol.RoomResume) {
 		addresses[i] = protocol.RoomAddress(protocol.RoomID(rooms[i].Room))
 	}
 	if !h.registry.Answers(addresses...) { // nobody should wait to hear it
-		s.turnAway(id, rooms, presence.ErrUnavailable)
-		return
+		return nil, presence.ErrUnavailable
 	}
 	// Collecting begins before the room is held, so that nothing published to this gateway is missed.
 	stays := make([]*router.Stay, len(rooms))
@@ -43,9 +60,7 @@ func (s *session) enter(id []byte, rooms []protocol.RoomResume) {
 		stays[i] = h.router.Attach(a, s.conn)
 	}
 	standings := h.registry.Enter(ctx, s.entry.User, addresses...)
-	var held []int
 	var entrances []*entrance
-	var failed error
 	for i, at := range standings {
 		if at.Err != nil {
 			failed = at.Err
@@ -58,27 +73,16 @@ func (s *session) enter(id []byte, rooms []protocol.RoomResume) {
 		})
 	}
 	if err := s.open(ctx, entrances); err != nil {
-		failed = err
 		for _, i := range held {
 			h.router.Detach(stays[i], nil)
 			h.registry.Exit(s.entry.User, addresses[i])
 		}
-		held = nil
+		return nil, err
 	}
 	for j, i := range held {
 		s.follow(id, protocol.RoomID(rooms[i].Room), stays[i], &entrances[j].opening)
 	}
-	if len(held) < len(rooms) {
-		var lost []protocol.RoomResume
-		for i, next := 0, held; i < len(rooms); i++ {
-			if len(next) > 0 && next[0] == i {
-				next = next[1:]
-			} else {
-				lost = append(lost, rooms[i])
-			}
-		}
-		s.turnAway(id, lost, failed)
-	}
+	return held, failed
 }
 
 // withinLimit returns the rooms that a connection may still enter, and refuses what is beyond.
@@ -118,7 +122,11 @@ func namesOf(rooms []protocol.RoomResume) []protocol.RoomID {
 
 // follow tells the client where it goes on in a room, and gives it what is there.
 func (s *session) follow(id []byte, room protocol.RoomID, stay *router.Stay, open *opening) {
+	_, placed := s.placed[room]
 	s.exit(room, nil)
+	if placed {
+		s.placed[room] = struct{}{}
+	}
 	if s.rooms == nil {
 		s.rooms = make(map[protocol.RoomID]*router.Stay)
 	}
@@ -150,5 +158,6 @@ func (s *session) exit(room protocol.RoomID, frame []byte) {
 		s.handler.router.Detach(stay, frame)
 		s.handler.registry.Exit(s.entry.User, stay.Address())
 		delete(s.rooms, room)
+		delete(s.placed, room)
 	}
 }

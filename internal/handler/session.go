@@ -13,23 +13,33 @@ import (
 	"chatgate/internal/router"
 )
 
-// session is what one connection is doing. Its fields belong to its reader.
+// session is what one connection is doing.
 type session struct {
-	handler *Handler
-	conn    *connection.Connection
+	// Immutable.
+	handler   *Handler
+	conn      *connection.Connection
+	anonymous bool // may register without a token
 
-	anonymous  bool            // may register without a token
+	// Any goroutine.
+	turns turns
+
+	// Owned by the reader.
+	rates rates
+
+	// Owned by whoever has the turn: the reader with a frame, or a command of the cluster.
+
 	token      *auth.Identity  // nil: none was shown
 	shown      time.Time       // when the last one was looked at; zero again with register
 	entry      *presence.Entry // nil before the first register
 	stay       *router.Stay    // in the user's own address; nil before the first register
 	rooms      map[protocol.RoomID]*router.Stay
+	placed     map[protocol.RoomID]struct{} // those of them that a backend put it into: no token takes them away
 	watches    map[protocol.UserID]*router.Watch
 	registered bool
 	refreshed  time.Time // when presence was last refreshed
-	rates      rates
-	bad        int    // bad frames in a row
-	made       uint64 // message ids made so far
+	bad        int       // bad frames in a row
+	made       uint64    // message ids made so far
+	ended      bool
 	out        connection.Batch
 }
 
@@ -44,6 +54,8 @@ func (s *session) handle(data []byte) {
 	}
 	f := frames.Get().(*protocol.Frame)
 	defer frames.Put(f)
+	s.turns.take()
+	defer s.turns.give()
 	if err := f.Decode(data); err != nil {
 		s.refuse(err)
 		return
@@ -137,6 +149,9 @@ const roomPause = 5 * time.Millisecond
 
 // end undoes what the session did elsewhere. The manager is last out.
 func (s *session) end(cause connection.Cause) {
+	s.turns.end()
+	defer s.turns.give() // what waits finds that it is too late
+	s.ended = true
 	for _, stay := range s.rooms {
 		s.handler.router.Detach(stay, nil)
 		s.handler.registry.Exit(s.entry.User, stay.Address())

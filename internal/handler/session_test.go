@@ -653,8 +653,8 @@ func TestKickedUserIsClosedEverywhere(t *testing.T) {
 	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		a, b := newGateway(t, r), newGateway(t, r)
 		one, two, carol := a.connect("bob"), b.connect("bob"), b.connect("carol")
-		if n, err := a.registry.Kick(context.Background(), "bob", "", protocol.CloseKicked, "spam", "operator"); n != 2 || err != nil {
-			t.Fatalf("%d marked, %v", n, err)
+		if n, err := a.registry.Kick(context.Background(), "bob", "", protocol.CloseKicked, "spam", "operator"); n.Marked != 2 || err != nil {
+			t.Fatalf("%+v marked, %v", n, err)
 		}
 		for _, c := range []*client{one, two} {
 			if f := c.wantEnd(protocol.CloseKicked); f.Reason != "spam" || f.By != "operator" {

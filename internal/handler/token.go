@@ -128,7 +128,7 @@ func (s *session) renew(f *protocol.Frame) {
 
 // identify tells the connection who it belongs to, and until when.
 func (s *session) identify() {
-	identity := connection.Identity{User: s.entry.User, Device: s.entry.Device, Entry: s.entry}
+	identity := connection.Identity{User: s.entry.User, Device: s.entry.Device, Entry: s}
 	if s.entry.Meta != "" {
 		identity.Meta = []byte(s.entry.Meta)
 	}
@@ -150,7 +150,7 @@ func (s *session) endIfRevoked() {
 // obey ends what a new token does not allow any more. Numbers bind what comes from now on.
 func (s *session) obey() {
 	for room := range s.rooms {
-		if !s.grant().AllowsRoom(room) {
+		if _, placed := s.placed[room]; !placed && !s.grant().AllowsRoom(room) {
 			s.exit(room, protocol.AppendLeft(nil, nil, room))
 		}
 	}

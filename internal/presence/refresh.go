@@ -152,7 +152,7 @@ func (r *Registry) judge(e *Entry, line string) {
 		}
 		code, _ := strconv.Atoi(f[1])
 		by, at := cutTime(f[3])
-		r.verdict(Verdict{Conn: e.Conn, Fence: e.Fence(), Code: protocol.CloseCode(code), Reason: f[2], By: by, At: at})
+		r.verdict(Verdict{Conn: e.Conn, Fence: e.Fence(), Code: protocol.CloseCode(code), Reason: protocol.UnpackReason(f[2]), By: by, At: at})
 	}
 }
 

@@ -186,7 +186,7 @@ func TestARefreshIsAnsweredForEachConnection(t *testing.T) {
 		// On Cluster, one call is about users of one partition.
 		mates := f.partitionMates(4)
 		fine, marked, reaped, absent := a.connect(mates[0], ""), a.connect(mates[1], ""), a.connect(mates[2], ""), a.connect(mates[3], "")
-		if n, err := a.registry.Kick(context.Background(), marked.User, marked.Conn, protocol.CloseKicked, "kicked", "ops desk 2"); n != 1 || err != nil {
+		if n, err := a.registry.Kick(context.Background(), marked.User, marked.Conn, protocol.CloseKicked, "kicked", "ops desk 2"); n.Marked != 1 || err != nil {
 			t.Fatal(n, err)
 		}
 		ctx := context.Background()
@@ -279,18 +279,25 @@ func TestAKickMarksOnceAndTellsTheHolder(t *testing.T) {
 		desktop, phone := a.connect("alice", "desktop"), b.connect("alice", "phone")
 		bobs := b.connect("bob", "")
 		toA, toB := f.listen(a, "alice"), f.listen(b, "alice")
-		kick := func(conn protocol.ConnID, want int) {
+		kick := func(conn protocol.ConnID, want int, told ...*Entry) {
 			t.Helper()
-			if n, err := a.registry.Kick(ctx, "alice", conn, protocol.CloseKicked, "kicked", "ops"); n != want || err != nil {
-				t.Errorf("kick %q marked %d, %v, want %d", conn, n, err, want)
+			var ids []protocol.ConnID
+			for _, e := range told {
+				ids = append(ids, e.Conn)
+			}
+			k, err := a.registry.Kick(ctx, "alice", conn, protocol.CloseKicked, "kicked", "ops")
+			slices.Sort(k.Conns)
+			slices.Sort(ids)
+			if k.Marked != want || !slices.Equal(k.Conns, ids) || err != nil {
+				t.Errorf("kick %q marked %+v, %v, want %d, of %v", conn, k, err, want, ids)
 			}
 		}
 		kick("nobody", 0)
-		kick(phone.Conn, 1)
+		kick(phone.Conn, 1, phone)
 		f.wantAt("alice", desktop)
-		kick(phone.Conn, 0)
-		kick("", 1)
-		kick("", 0)
+		kick(phone.Conn, 0, phone)
+		kick("", 1, desktop, phone)
+		kick("", 0, desktop, phone)
 		f.wantAt("alice")
 		f.wantAt("bob", bobs)
 		for e, heard := range map[*Entry]<-chan string{desktop: toA, phone: toB} {
@@ -318,7 +325,7 @@ func TestALostKickIsFoundByTheNextRefresh(t *testing.T) {
 		f := newFleet(t, r)
 		a, b := f.gateway("a"), f.gateway("b")
 		e := a.connect("alice", "")
-		if n, err := b.registry.Kick(context.Background(), "alice", "", protocol.CloseRevoked, "revoked", ""); n != 1 || err != nil {
+		if n, err := b.registry.Kick(context.Background(), "alice", "", protocol.CloseRevoked, "revoked", ""); n.Marked != 1 || err != nil {
 			t.Fatal(n, err)
 		}
 		v := a.wantVerdict(e)
@@ -340,13 +347,13 @@ func TestAKickInStrangeWordsHarmsNobody(t *testing.T) {
 		mates := f.partitionMates(2)
 		kicked, other := a.connect(mates[0], ""), a.connect(mates[1], "")
 		heard := f.listen(a, mates[0])
-		if n, err := a.registry.Kick(context.Background(), kicked.User, "", protocol.CloseKicked, "two words\n", "a\nb\x1fc d\u0085"); n != 1 || err != nil {
+		if n, err := a.registry.Kick(context.Background(), kicked.User, "", protocol.CloseKicked, "two words\n", "a\nb\x1fc d\u0085"); n.Marked != 1 || err != nil {
 			t.Fatal(n, err)
 		}
 		if !a.registry.refreshSome(context.Background(), a.registry.groupOf(other.User), []*Entry{kicked, other}) {
 			t.Fatal("the refresh failed")
 		}
-		want := Verdict{Conn: kicked.Conn, Fence: kicked.Fence(), Code: protocol.CloseKicked, Reason: "two_words_", By: "a b c d "}
+		want := Verdict{Conn: kicked.Conn, Fence: kicked.Fence(), Code: protocol.CloseKicked, Reason: "two words ", By: "a b c d "}
 		v, _ := a.verdict(kicked)
 		if want.At = v.At; v != want || !lately(v.At) {
 			t.Errorf("told %+v, want %+v", v, want)

@@ -386,19 +386,28 @@ func userKeys(u protocol.UserID) []string {
 	}
 }
 
+// Kicked says what Kick found.
+type Kicked struct {
+	Marked int // told to go by this call
+	// Conns are all that have been told to go and are not gone yet.
+	Conns []protocol.ConnID
+}
+
 // Kick asks the gateways that hold a user's connections to close them: one when
-// conn is given, else all. It returns how many were marked. A lost word is found
-// by the connection's next refresh. Control characters in reason and by become
-// spaces, and spaces in reason underscores: they separate the fields of a mark.
-func (r *Registry) Kick(ctx context.Context, u protocol.UserID, conn protocol.ConnID, code protocol.CloseCode, reason, by string) (int, error) {
+// conn is given, else all. A lost word is found by the connection's next refresh.
+// Control characters in reason and by become spaces.
+func (r *Registry) Kick(ctx context.Context, u protocol.UserID, conn protocol.ConnID, code protocol.CloseCode, reason, by string) (Kicked, error) {
 	g := r.groupOf(u)
 	v, err := r.run(ctx, r.kick, []string{keyspace.Conns(u)},
-		[]any{keyspace.ChannelPrefix(g.name), string(conn), int(code), strings.ReplaceAll(plain(reason), " ", "_"), plain(by)})
+		[]any{keyspace.ChannelPrefix(g.name), string(conn), int(code), protocol.PackReason(plain(reason)), plain(by)})
 	if err != nil {
-		return 0, err
+		return Kicked{}, err
 	}
-	n, _ := v.(int64)
-	return int(n), nil
+	f, ok := v.([]any)
+	if !ok || len(f) == 0 {
+		return Kicked{}, fmt.Errorf("%w: unexpected kick answer %T", ErrUnavailable, v)
+	}
+	return Kicked{Marked: int(number(f[0])), Conns: ids[protocol.ConnID](f[1:])}, nil
 }
 
 // plain replaces control characters by spaces.

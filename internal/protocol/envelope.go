@@ -23,6 +23,9 @@ import (
 //	j  room LF count, then for each LF and +user or -user: how many are in a
 //	                               room now, and who joined or left it; nobody
 //	                               is named where they are many
+//	q  id SP asker SP ms LF verb LF body   a question (question.go), and
+//	r  id SP gateway SP number SP more LF status LF body   a part of its answer;
+//	                               never numbered
 //
 // SP, LF and US are 0x20, 0x0A and 0x1F. A record is
 //
@@ -46,6 +49,8 @@ const (
 	EnvelopeEveryone  EnvelopeKind = 'a'
 	EnvelopeState     EnvelopeKind = 's'
 	EnvelopeMembers   EnvelopeKind = 'j'
+	EnvelopeQuestion  EnvelopeKind = 'q'
+	EnvelopeAnswer    EnvelopeKind = 'r'
 )
 
 // ErrEnvelope says that an envelope can't be understood: another version, an
@@ -72,7 +77,8 @@ func OpenEnvelope(payload string) (EnvelopeKind, string, error) {
 		return 0, "", ErrEnvelope
 	}
 	switch k := EnvelopeKind(payload[1]); k {
-	case EnvelopeMessages, EnvelopeEphemeral, EnvelopePulse, EnvelopeKick, EnvelopeEveryone, EnvelopeState, EnvelopeMembers:
+	case EnvelopeMessages, EnvelopeEphemeral, EnvelopePulse, EnvelopeKick, EnvelopeEveryone, EnvelopeState, EnvelopeMembers,
+		EnvelopeQuestion, EnvelopeAnswer:
 		return k, payload[2:], nil
 	}
 	return 0, "", ErrEnvelope
@@ -209,7 +215,7 @@ func OpenKick(body string) (Kick, error) {
 	if err1 != nil || err2 != nil {
 		return Kick{}, ErrEnvelope
 	}
-	k := Kick{Conn: ConnID(f[0]), Fence: fence, Code: CloseCode(code), Reason: f[3], By: f[4]}
+	k := Kick{Conn: ConnID(f[0]), Fence: fence, Code: CloseCode(code), Reason: UnpackReason(f[3]), By: f[4]}
 	if len(f) == 6 {
 		if k.At, err1 = strconv.ParseInt(f[5], 10, 64); err1 != nil {
 			return Kick{}, ErrEnvelope
@@ -217,6 +223,16 @@ func OpenKick(body string) (Kick, error) {
 	}
 	return k, nil
 }
+
+// In a mark, and in the kick envelope made of it, a space ends the reason: so those
+// in it are written as a control character that no reason holds.
+const packedSpace = "\x1d"
+
+// PackReason makes one word of a reason.
+func PackReason(reason string) string { return strings.ReplaceAll(reason, " ", packedSpace) }
+
+// UnpackReason undoes it.
+func UnpackReason(word string) string { return strings.ReplaceAll(word, packedSpace, " ") }
 
 // UserState is what is known of a user's presence: the body of a state envelope.
 type UserState struct {

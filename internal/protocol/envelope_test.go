@@ -300,6 +300,12 @@ func FuzzEnvelope(f *testing.F) {
 	f.Add(string(AppendEveryone(nil, &MessageHead{ID: []byte("m"), From: "ops", Content: []byte("1")})))
 	f.Add("\x01s17\nalice\x1fonline\x1fe\x1f3\x1f1700000000000")
 	f.Add("\x01jlobby\n2\n+alice\n-bob")
+	for payload := range questions {
+		f.Add(payload)
+	}
+	for payload := range answers {
+		f.Add(payload)
+	}
 	f.Add("\x01m1\ne 1 9999999999999999999 1\nxx")
 	f.Add("\x02m1\n")
 	f.Fuzz(func(t *testing.T, payload string) {
@@ -339,6 +345,20 @@ func FuzzEnvelope(f *testing.F) {
 				again, err := OpenMembers(fmt.Sprintf("%s\n%d%s", c.Room, c.Count, c.Changes))
 				if err != nil || again != c {
 					t.Errorf("%q: %+v, then %+v, %v", body, c, again, err)
+				}
+			}
+		case EnvelopeQuestion:
+			if q, err := OpenQuestion(body); err == nil {
+				again, err := OpenQuestion(string(AppendQuestion(nil, &q)[2:]))
+				if err != nil || again != q {
+					t.Errorf("%q: %+v, then %+v, %v", body, q, again, err)
+				}
+			}
+		case EnvelopeAnswer:
+			if a, err := OpenAnswer(body); err == nil {
+				again, err := OpenAnswer(string(AppendAnswer(nil, &a)[2:]))
+				if err != nil || again != a {
+					t.Errorf("%q: %+v, then %+v, %v", body, a, again, err)
 				}
 			}
 		case EnvelopeKick:

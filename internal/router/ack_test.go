@@ -142,8 +142,8 @@ func TestWordToOneGateway(t *testing.T) {
 		}
 		// A kick in the registry takes the same way.
 		bob := b.connect("bob")
-		if n, err := a.registry.Kick(context.Background(), "bob", "", 4503, "kicked", "operator"); n != 1 || err != nil {
-			t.Errorf("kick: %d marked, %v", n, err)
+		if n, err := a.registry.Kick(context.Background(), "bob", "", 4503, "kicked", "operator"); n.Marked != 1 || err != nil {
+			t.Errorf("kick: %+v marked, %v", n, err)
 		}
 		if k := <-kicks; string(k.Conn) != bob.registered.ConnID {
 			t.Errorf("%s was to be closed, b was told %+v", bob.registered.ConnID, k)

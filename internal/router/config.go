@@ -1,6 +1,7 @@
 package router
 
 import (
+	"context"
 	"log/slog"
 	"time"
 
@@ -77,6 +78,10 @@ type Config struct {
 	MayBegin func(sender protocol.UserID) time.Duration
 	// OnKick is told of a kick for a connection of this gateway. It must not block.
 	OnKick func(protocol.Kick)
+	// OnQuestion answers a question of another gateway, or has it answered; false: its
+	// verb is not known here. The context ends when the asker stops waiting. It runs on
+	// one of a few workers, so what takes longer goes elsewhere.
+	OnQuestion func(context.Context, *Asked) bool
 	// Everyone calls yield with every registered connection of this gateway, until it
 	// returns false.
 	Everyone func(yield func(*connection.Connection) bool)

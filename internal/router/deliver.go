@@ -166,6 +166,16 @@ func (d *deliverer) open(payload string) {
 			if frame, err = protocol.OpenEveryone(body); err == nil {
 				d.router.everyone.take(frame)
 			}
+		case protocol.EnvelopeQuestion:
+			var q protocol.Question
+			if q, err = protocol.OpenQuestion(body); err == nil {
+				d.router.questions.take(q)
+			}
+		case protocol.EnvelopeAnswer:
+			var a protocol.Answer
+			if a, err = protocol.OpenAnswer(body); err == nil {
+				d.router.asks.hear(a)
+			}
 		case protocol.EnvelopeMembers:
 			var c protocol.MembersChange
 			if c, err = protocol.OpenMembers(body); err == nil {

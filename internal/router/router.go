@@ -30,6 +30,7 @@ type Router struct {
 	lanes      lanes
 	ephemeral  *ephemeral
 	everyone   *everyone
+	questions  *questions
 	deliverers []*deliverer
 	sendScript *redis.Script
 	sendText   string // of sendScript
@@ -41,6 +42,7 @@ type Router struct {
 	running sync.WaitGroup // workers of lanes and reads of logs, joined by Run
 
 	nudged  atomic.Int64 // when idle lanes were last told to ask Redis, by clock
+	asks    asks
 	warned  atomic.Int64 // when a lost subscription was last logged, by clock
 	doubted atomic.Int64 // when missing replicas were last logged, by clock
 
@@ -66,6 +68,7 @@ type counts struct {
 	missedPublishes, holes, unreadable, subscriptions atomic.Uint64
 	repairs, checks, reads, gaps, healed, unhealable  atomic.Uint64
 	held, unconfirmed, told, stateReads, memberPushes atomic.Uint64
+	asked                                             atomic.Uint64
 	watches                                           atomic.Int64
 }
 
@@ -91,6 +94,7 @@ func New(client, laneClient redis.UniversalClient, registry *presence.Registry, 
 	}
 	r.ephemeral = newEphemeral(r)
 	r.everyone = &everyone{router: r}
+	r.questions = &questions{router: r}
 	return r
 }
 
@@ -323,6 +327,7 @@ type Stats struct {
 	MissedPublishes, Holes, Unreadable, Subscriptions uint64
 	Repairs, Checks, Reads, Gaps, Healed, Unhealable  uint64
 	Held, Unconfirmed, Told, StateReads, MemberPushes uint64
+	Asked                                             uint64
 	Watches                                           int64 // now
 	Pending                                           int
 }
@@ -341,7 +346,7 @@ func (r *Router) Stats() Stats {
 		Repairs:       c.repairs.Load(), Checks: c.checks.Load(), Reads: c.reads.Load(), Gaps: c.gaps.Load(),
 		Healed: c.healed.Load(), Unhealable: c.unhealable.Load(), Held: c.held.Load(),
 		Unconfirmed: c.unconfirmed.Load(), Told: c.told.Load(), StateReads: c.stateReads.Load(), Watches: c.watches.Load(),
-		MemberPushes: c.memberPushes.Load(),
+		MemberPushes: c.memberPushes.Load(), Asked: c.asked.Load(),
 	}
 	for _, l := range r.lanes.all {
 		l.mu.Lock()

@@ -3,21 +3,23 @@
 -- KEYS  1 conns
 -- ARGV  1 channel prefix  2 connection id ('' for all of the user)
 --       3 close code  4 reason (no spaces)  5 by
--- Returns how many connections were marked.
+-- Returns { how many were marked by this call, then the ids of all that are marked
+--   now and were asked for, whoever marked them }
 -- Atomic. Runs twice safely: a marked entry is not marked again.
 
 --#include clock
 --#include entry
 
-local n = 0
+local out = { 0 }
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   if ARGV[2] == '' or ARGV[2] == all[i] then
     local e = parseEntry(all[i + 1])
     if e.mark == '' then
       markEntry(KEYS[1], all[i], e, ARGV[3], ARGV[4], ARGV[5], ARGV[1])
-      n = n + 1
+      out[1] = out[1] + 1
     end
+    out[#out + 1] = all[i]
   end
 end
-return n
+return out

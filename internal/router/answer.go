@@ -1,0 +1,122 @@
+package router
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"chatgate/internal/protocol"
+)
+
+// questions hands what other gateways ask to a few workers: nothing of it may hold
+// up what arrives on a channel.
+type questions struct {
+	// Immutable after New.
+	router *Router
+
+	mu      sync.Mutex
+	pending []queued // guarded by mu
+	workers int      // guarded by mu
+}
+
+// queued is a question that waits for a worker.
+type queued struct {
+	protocol.Question
+	at time.Time // when it came
+}
+
+const (
+	// questionWorkers is how many questions are worked on at a time.
+	questionWorkers = 4
+	// questionsWait is how many may wait. What comes then is dropped: its asker is
+	// about to name this gateway as silent, which it is.
+	questionsWait = 256
+)
+
+// Asked is a question that this gateway was asked. Whoever has it owes an Answer,
+// and may give Parts before: from one goroutine at a time.
+type Asked struct {
+	protocol.Question
+	// Until is when the asker stops waiting, by this gateway's clock.
+	Until time.Time
+
+	router *Router
+	number uint64
+}
+
+// take keeps a question for the workers; false: it was dropped.
+func (x *questions) take(q protocol.Question) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if len(x.pending) == questionsWait {
+		x.router.counts.dropped.Add(1)
+		return false
+	}
+	x.pending = append(x.pending, queued{q, time.Now()})
+	if x.workers < questionWorkers && x.router.spawn(x.work) {
+		x.workers++
+	}
+	return x.workers > 0
+}
+
+func (x *questions) work() {
+	for {
+		x.mu.Lock()
+		if len(x.pending) == 0 {
+			x.workers--
+			x.mu.Unlock()
+			return
+		}
+		q := x.pending[0]
+		if x.pending = x.pending[1:]; len(x.pending) == 0 {
+			x.pending = nil
+		}
+		x.mu.Unlock()
+		x.do(q)
+	}
+}
+
+// do has a question answered. One whose asker waits no more is not begun: he may
+// have asked again.
+func (x *questions) do(q queued) {
+	until := q.at.Add(time.Duration(q.Within) * time.Millisecond)
+	if time.Now().After(until) {
+		return
+	}
+	a := &Asked{Question: q.Question, Until: until, router: x.router}
+	ctx, cancel := context.WithDeadline(x.router.ctx, until)
+	defer cancel()
+	x.router.counts.asked.Add(1)
+	if x.router.cfg.OnQuestion == nil || !x.router.cfg.OnQuestion(ctx, a) {
+		_ = a.Answer(ctx, protocol.AnswerNotUnderstood, nil)
+	}
+}
+
+// Answer answers, as the last word.
+func (a *Asked) Answer(ctx context.Context, status protocol.AnswerStatus, body []byte) error {
+	return a.reply(ctx, status, body, false)
+}
+
+// Part gives a part of the answer; others follow.
+func (a *Asked) Part(ctx context.Context, body []byte) error {
+	return a.reply(ctx, protocol.AnswerDone, body, true)
+}
+
+// Skip counts a part that is not given at all: the asker is told that it is
+// missing with the next one.
+func (a *Asked) Skip() { a.number++ }
+
+func (a *Asked) reply(ctx context.Context, status protocol.AnswerStatus, body []byte, more bool) error {
+	a.number++
+	answer := protocol.Answer{
+		ID: a.ID, Gateway: a.router.cfg.Gateway, Number: a.number, More: more, Status: status, Body: string(body),
+	}
+	if a.Asker == a.router.cfg.Gateway {
+		a.router.asks.hear(answer)
+		return nil
+	}
+	// At the last moment is not too late to say it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.router.cfg.Attempt)
+	defer cancel()
+	return a.router.RouteToGateway(ctx, a.Asker, protocol.AppendAnswer(nil, &answer))
+}
