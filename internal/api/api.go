@@ -44,6 +44,8 @@ type Config struct {
 	Deadline time.Duration
 	// BodyTime bounds how long a body may take, AnswerTime how long the answer.
 	BodyTime, AnswerTime time.Duration
+	// AskWait is how long another gateway may take to answer.
+	AskWait time.Duration
 	// MostCalls may be under way at a time.
 	MostCalls int64
 
@@ -60,7 +62,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		From: "system", MaxFrameBytes: protocol.MaxFrameBytes,
-		Deadline: 5 * time.Second, BodyTime: 10 * time.Second, AnswerTime: 10 * time.Second, MostCalls: 512,
+		Deadline: 5 * time.Second, BodyTime: 10 * time.Second, AnswerTime: 10 * time.Second, AskWait: time.Second, MostCalls: 512,
 	}
 }
 

@@ -52,6 +52,13 @@ var operations = []*operation{
 	getGateways,
 	getStats,
 	revokeTokens,
+	disconnectUser,
+	disconnectConnection,
+	joinRooms,
+	leaveRooms,
+	drainGateway,
+	resumeGateway,
+	rebalance,
 }
 
 // takesBody reports whether a request has one.

@@ -139,30 +139,6 @@ type ConnectionRequest struct {
 	ID protocol.ConnID `path:"id" doc:"Its id, from registered or an event." example:"01993f2e-7b1c-7cc2-a1c3-0a7f6d1f2b90"`
 }
 
-var getConnection = on(operation{
-	Name: "getConnection", Method: "GET", Path: "/connections/{id}", Scope: ScopeConnections,
-	Summary:     "Find a connection",
-	Description: "Which gateway holds it, and whose it is. 404 when no living gateway does: it has ended, was told to go, or its gateway is dead.",
-	Codes:       []Code{CodeNotFound, CodeUnavailable},
-}, (*API).getConnection)
-
-func (a *API) getConnection(ctx context.Context, q *ConnectionRequest) (*Connection, error) {
-	if !a.cfg.Registry.AnswersAll() {
-		return nil, unavailable()
-	}
-	u, l, ok, err := a.cfg.Registry.Find(ctx, q.ID)
-	if err != nil {
-		return nil, err
-	}
-	if !ok {
-		p := refuse(CodeNotFound, "no living gateway holds this connection")
-		p.Missing = a.cfg.Registry.Dead()
-		return nil, p
-	}
-	c := connectionOf(u, &l)
-	return &c, nil
-}
-
 // MembersRequest asks for a page of a room.
 type MembersRequest struct {
 	Room  protocol.RoomID `path:"room" doc:"The room, percent-encoded." example:"lobby"`

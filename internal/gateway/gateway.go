@@ -68,6 +68,7 @@ type Gateway struct {
 
 	open     atomic.Bool // clients are let in: the channels are subscribed
 	draining atomic.Bool
+	loads    loads
 }
 
 // New connects to Redis, checks it, and opens the listeners; Run serves on them.
@@ -162,6 +163,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	rc.Everyone = handler.Registered(g.manager)
 	rc.MayBegin = func(u protocol.UserID) time.Duration { return g.handler.MayBegin(u) }
 	rc.OnKick = func(k protocol.Kick) { handler.Kicked(g.manager, k) }
+	rc.OnQuestion = g.asked
 	g.router = router.New(b.client, b.lanes, g.registry, rc)
 
 	if g.hooks, err = newHooks(cfg, b, id, log); err != nil {
@@ -291,6 +293,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	case <-ctx.Done():
 		err = g.drain()
 	case err = <-failed:
+		g.stopLoads()
 		g.draining.Store(true)
 		g.admission.Drain()
 		closing, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -339,6 +342,7 @@ func (g *Gateway) drain() error {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), g.cfg.Drain.Deadline)
 	defer cancel()
+	g.stopLoads()
 	g.draining.Store(true)
 	g.log.Info("draining", "connections", g.manager.Count())
 	if g.manager.Count() > 0 {

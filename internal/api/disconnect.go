@@ -1,0 +1,211 @@
+package api
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"chatgate/internal/protocol"
+	"chatgate/internal/router"
+)
+
+// Unheard names the gateways that an answer could not speak for, and why.
+type Unheard struct {
+	Missing []protocol.GatewayID                        `json:"missing" doc:"Gateways that did not answer for what they hold."`
+	Reasons map[protocol.GatewayID]router.MissingReason `json:"reasons,omitempty" doc:"Why not. dead: its lease has ended; unreached: nobody listens on its channel, so it was killed a moment ago. These did nothing. silent: it was reached and did not answer in time, unknown: Redis did not say whether it was reached. These may have done it." example:"{\"b-7c1d0w9e\":\"dead\"}"`
+}
+
+// miss adds a gateway, once.
+func (u *Unheard) miss(gw protocol.GatewayID, why router.MissingReason) {
+	if slices.Contains(u.Missing, gw) {
+		return
+	}
+	if u.Reasons == nil {
+		u.Reasons = make(map[protocol.GatewayID]router.MissingReason)
+	}
+	u.Missing, u.Reasons[gw] = append(u.Missing, gw), why
+	slices.Sort(u.Missing)
+}
+
+func (u *Unheard) missAll(missing []router.Missing) {
+	for _, m := range missing {
+		u.miss(m.Gateway, m.Reason)
+	}
+}
+
+// Ending says how connections are to be closed.
+type Ending struct {
+	Code   int    `json:"code,omitempty" min:"0" max:"4999" doc:"The close code. Absent: 4503, kicked. Also 4005, rebalance, and 4006, token_expired, with which clients come back; 4400 to 4499, which are yours and with which they come back; and 4900 to 4999, yours, with which they stay away." example:"4503"`
+	Reason string `json:"reason,omitempty" max:"123" doc:"For people: the client is told it in closing and in the close frame. Absent: the name of the code. Control characters become spaces." example:"spam"`
+}
+
+// DisconnectUserRequest names a user whose connections are to be closed.
+type DisconnectUserRequest struct {
+	User protocol.UserID `path:"user" doc:"The user, percent-encoded." example:"alice"`
+	By   string          `caller:""`
+	Ending
+}
+
+// DisconnectConnectionRequest names a connection that is to be closed.
+type DisconnectConnectionRequest struct {
+	ID protocol.ConnID `path:"id" doc:"Its id, from registered or an event." example:"01993f2e-7b1c-7cc2-a1c3-0a7f6d1f2b90"`
+	By string          `caller:""`
+	Ending
+}
+
+// DisconnectAnswer says what is known of it.
+type DisconnectAnswer struct {
+	User        protocol.UserID `json:"user" doc:"Whose connections they are." example:"alice"`
+	Marked      int             `json:"marked" doc:"Connections that this call told to go." example:"2"`
+	Gone        int             `json:"gone" doc:"Connections that were told to go, by this call or one before, and have left the registry by now: their sockets are closed." example:"2"`
+	Connections []Leaving       `json:"connections" doc:"Those that were told to go, and are gone or not."`
+	Unheard
+}
+
+// Leaving is a connection that was told to go.
+type Leaving struct {
+	ID      protocol.ConnID    `json:"id" doc:"Of the connection." example:"01993f2e-7b1c-7cc2-a1c3-0a7f6d1f2b90"`
+	Gateway protocol.GatewayID `json:"gateway,omitempty" doc:"Which holds it; absent when it is gone."`
+	Gone    bool               `json:"gone" doc:"It has left the registry. false: it is marked and counts no more; its gateway closes it with the next word it hears, or refresh." example:"true"`
+}
+
+// httpStatus is 207 when some are marked and not gone.
+func (a *DisconnectAnswer) httpStatus() int {
+	if a.Gone < len(a.Connections) {
+		return 207
+	}
+	return 200
+}
+
+const disconnectText = " They are marked in the registry in one step, so from that moment they count no more, and a word that is lost is made up for at the next refresh. " +
+	"The answer waits, for two seconds at most, until they have left. 200: all have. 207: some are told to go and still there. " +
+	"A client may come back with the codes that say so; to keep a user away revoke the tokens. The same twice is the same as once: the first reason counts."
+
+var disconnectUser = on(operation{
+	Name: "disconnectUser", Method: "POST", Path: "/users/{user}/disconnect", Scope: ScopeControl,
+	Summary:     "Close a user's connections",
+	Description: "All of them, on whichever gateways they are." + disconnectText,
+	Codes:       []Code{CodeUnavailable},
+}, func(a *API, ctx context.Context, q *DisconnectUserRequest) (*DisconnectAnswer, error) {
+	return a.disconnect(ctx, q.User, "", q.Ending, q.By)
+})
+
+var disconnectConnection = on(operation{
+	Name: "disconnectConnection", Method: "POST", Path: "/connections/{id}/disconnect", Scope: ScopeControl,
+	Summary:     "Close a connection",
+	Description: "One, on whichever gateway it is; 404 when it has ended or was told to go." + disconnectText,
+	Codes:       []Code{CodeNotFound, CodeUnavailable},
+}, (*API).disconnectConnection)
+
+func (a *API) disconnectConnection(ctx context.Context, q *DisconnectConnectionRequest) (*DisconnectAnswer, error) {
+	if p := q.Ending.check(); p != nil { // before anybody is asked
+		return nil, p
+	}
+	found, err := a.find(ctx, q.ID)
+	if err != nil {
+		return nil, err
+	}
+	return a.disconnect(ctx, found.User, q.ID, q.Ending, q.By)
+}
+
+// check completes an ending, or says why it is none.
+func (e *Ending) check() *Problem {
+	switch {
+	case e.Code == 0:
+		e.Code = int(protocol.CloseKicked)
+	case !allowedCode(protocol.CloseCode(e.Code)):
+		return bad("code", "must be 4503, 4005, 4006, 4400 to 4499, or 4900 to 4999")
+	}
+	if e.Reason = strings.TrimSpace(e.Reason); e.Reason == "" {
+		e.Reason = protocol.CloseCode(e.Code).Name()
+	}
+	return nil
+}
+
+// allowedCode says which codes a backend may close with. The others say what a
+// gateway has seen, and events and clients act on it: from a backend they would be a
+// lie.
+func allowedCode(c protocol.CloseCode) bool {
+	switch c {
+	case protocol.CloseKicked, protocol.CloseRebalance, protocol.CloseTokenExpired:
+		return true
+	}
+	return 4400 <= c && c <= 4499 || 4900 <= c && c <= 4999
+}
+
+const (
+	// goneWithin is how long a disconnect waits for connections to be gone: a client
+	// has a second to answer the close frame.
+	goneWithin = 2 * time.Second
+	goneLook   = 25 * time.Millisecond // how often it looks, first; then ever slower
+)
+
+func (a *API) disconnect(ctx context.Context, u protocol.UserID, conn protocol.ConnID, how Ending, by string) (*DisconnectAnswer, error) {
+	if p := how.check(); p != nil {
+		return nil, p
+	}
+	if !a.cfg.Registry.Answers(protocol.UserAddress(u)) {
+		return nil, unavailable()
+	}
+	kicked, err := a.cfg.Registry.Kick(ctx, u, conn, protocol.CloseCode(how.Code), how.Reason, by)
+	if err != nil {
+		return nil, err
+	}
+	answer := &DisconnectAnswer{User: u, Marked: kicked.Marked, Connections: []Leaving{}, Unheard: Unheard{Missing: []protocol.GatewayID{}}}
+	left := a.awaitGone(ctx, u, kicked.Conns)
+	slices.Sort(kicked.Conns)
+	for _, c := range kicked.Conns {
+		l := Leaving{ID: c, Gateway: left[c]}
+		if l.Gateway == "" {
+			l.Gone = true
+			answer.Gone++
+		} else if a.cfg.Registry.IsDead(l.Gateway) {
+			answer.miss(l.Gateway, router.MissingDead)
+		}
+		answer.Connections = append(answer.Connections, l)
+	}
+	return answer, nil
+}
+
+// awaitGone waits until connections have left the registry, and returns those that
+// have not, with their gateways. One whose gateway is dead isn't waited for: its entry
+// stays until it is reaped. When Redis doesn't say, nothing is gone.
+func (a *API) awaitGone(ctx context.Context, u protocol.UserID, conns []protocol.ConnID) map[protocol.ConnID]protocol.GatewayID {
+	if end, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, end.Add(-sendMargin))
+		defer cancel()
+	}
+	ctx, cancel := context.WithTimeout(ctx, goneWithin)
+	defer cancel()
+	unknown := make(map[protocol.ConnID]protocol.GatewayID)
+	for _, c := range conns {
+		unknown[c] = "unknown"
+	}
+	last := unknown
+	for pause := goneLook; len(conns) > 0; pause = min(2*pause, 8*goneLook) {
+		left, err := a.cfg.Registry.Left(ctx, u, conns)
+		if err != nil {
+			return last
+		}
+		last = left
+		waiting := 0
+		for _, gw := range left {
+			if !a.cfg.Registry.IsDead(gw) {
+				waiting++
+			}
+		}
+		if waiting == 0 {
+			return left
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return last
+		}
+	}
+	return nil
+}

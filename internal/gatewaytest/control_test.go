@@ -1,0 +1,383 @@
+//go:build !secondpass
+
+package gatewaytest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// order calls the server API of a gateway, as a backend's script would, and reads the answer into it, unless it is nil.
+func (g *Gateway) order(method, path, body string, answer any) (status int, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 4*Deadline)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, method, "http://"+g.Internal+"/api/v1"+path, strings.NewReader(body))
+	if err != nil {
+		return 0, err
+	}
+	if body != "" {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	response, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(request)
+	if err != nil {
+		return 0, err
+	}
+	defer response.Body.Close()
+	raw, err := io.ReadAll(response.Body)
+	if err == nil && answer != nil {
+		if err = json.NewDecoder(bytes.NewReader(raw)).Decode(answer); err != nil {
+			err = fmt.Errorf("%s %s: status %d, %s: %w", method, path, response.StatusCode, raw, err)
+		}
+	}
+	return response.StatusCode, err
+}
+
+// ordered is order, with the status it must have.
+func (g *Gateway) ordered(t testing.TB, want int, method, path, body string, answer any) {
+	t.Helper()
+	var raw json.RawMessage
+	status, err := g.order(method, path, body, &raw)
+	if err != nil || status != want {
+		t.Fatalf("%s %s %s: status %d, want %d, %v: %s", method, path, body, status, want, err, raw)
+	}
+	if answer != nil {
+		if err := json.Unmarshal(raw, answer); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// id is the gateway's id.
+func (g *Gateway) id(t testing.TB) string {
+	t.Helper()
+	s, err := g.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s["gateway_id"].(string)
+}
+
+// disconnected is what a disconnect answers.
+type disconnected struct {
+	User         string
+	Marked, Gone int
+	Connections  []struct {
+		ID, Gateway string
+		Gone        bool
+	}
+	Missing []string
+	Reasons map[string]string
+}
+
+// A backend ends all of alice's connections, on whichever gateways, with a code and a reason of its own, and is told how many were told and how many are
+// gone. Each client is told why, in words, and whether to come back.
+func TestABackendDisconnectsAUser(t *testing.T) {
+	EachRedis(t, func(t *testing.T, r *Redis) {
+		a, b := StartGateway(t, r, Options{Name: "a"}), StartGateway(t, r, Options{Name: "b"})
+		phone, desktop, bob := Connect(t, a.WS(), "alice"), Connect(t, b.WS(), "alice"), Connect(t, b.WS(), "bob")
+		var got disconnected
+		a.ordered(t, 200, "POST", "/users/alice/disconnect", `{"code":4901,"reason":"exam over: grüße"}`, &got)
+		if got.User != "alice" || got.Marked != 2 || got.Gone != 2 || len(got.Connections) != 2 || len(got.Missing) != 0 {
+			t.Errorf("got %+v", got)
+		}
+		for _, c := range []*Client{phone, desktop} {
+			ended, err := c.WaitEnd(4 * Deadline)
+			if err != nil || ended.Code != 4901 || ended.Text != "exam over: grüße" || ended.Closing == nil || ended.Closing.Reason != ended.Text || ended.Closing.Reconnect || ended.Closing.By == "" {
+				t.Errorf("%v, %v", ended, err)
+			}
+		}
+		a.ordered(t, 200, "POST", "/users/alice/disconnect", `{}`, &got)
+		if got.Marked != 0 || got.Gone != 0 {
+			t.Errorf("again: %+v", got)
+		}
+		if _, err := bob.Heartbeat(Deadline); err != nil {
+			t.Error(err)
+		}
+		// One of two connections, by its id; and with a code to come back with.
+		other := Connect(t, a.WS(), "bob")
+		a.ordered(t, 200, "POST", "/connections/"+bob.ConnID()+"/disconnect", `{"code":4400}`, &got)
+		if got.User != "bob" || got.Marked != 1 || got.Gone != 1 {
+			t.Errorf("got %+v", got)
+		}
+		if ended, err := bob.WaitEnd(4 * Deadline); err != nil || ended.Code != 4400 || !ended.Closing.Reconnect {
+			t.Errorf("%v, %v", ended, err)
+		}
+		if _, err := other.Heartbeat(Deadline); err != nil {
+			t.Error(err)
+		}
+		b.ordered(t, 404, "POST", "/connections/"+bob.ConnID()+"/disconnect", `{}`, nil)
+		for _, body := range []string{`{"code":4000}`, `{"code":1000}`, `{"code":4504}`, `{"code":4500}`, `{"code":5000}`, `{"code":-1}`} {
+			b.ordered(t, 400, "POST", "/users/bob/disconnect", body, nil)
+		}
+		if status, err := b.order("POST", "/users/bob/disconnect", `{"reason":"`+strings.Repeat("x", 124)+`"}`, nil); err != nil || status < 400 || status >= 500 {
+			t.Errorf("a reason too long: %d, %v", status, err)
+		}
+		if _, err := other.Heartbeat(Deadline); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// One of alice's gateways doesn't run just now, another was killed. The answer says who was told and is not gone, and names who is dead. When the paused
+// one goes on, it closes its connection: the mark was there all the time.
+func TestADisconnectThatIsNotHeardIsSaidAndHeals(t *testing.T) {
+	r := Shared(t, Standalone)
+	flags := []string{"--cluster.reap-after=60s", "--heartbeat.interval=2s", "--cluster.lease=6s", "--cluster.quiet=6s"}
+	a, b, c := StartGateway(t, r, Options{Name: "a", Flags: flags}), StartGateway(t, r, Options{Name: "b", Flags: flags}), StartGateway(t, r, Options{Name: "c", Flags: flags})
+	here, paused, lost := Connect(t, a.WS(), "alice"), Connect(t, b.WS(), "alice"), Connect(t, c.WS(), "alice")
+	idB, idC, onC := b.id(t), c.id(t), lost.ConnID()
+	c.Kill()
+	if err := Poll(4*Deadline, func() error {
+		var s clusterStats
+		status, body, err := a.Get("/stats?scope=cluster")
+		if err == nil && status == 200 {
+			err = json.Unmarshal(body, &s)
+		}
+		if err == nil && len(s.Dead) != 1 {
+			err = fmt.Errorf("dead are %v", s.Dead)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	b.Pause()
+	var got disconnected
+	a.ordered(t, 207, "POST", "/users/alice/disconnect", `{}`, &got)
+	b.Resume()
+	gone := make(map[string]bool)
+	for _, x := range got.Connections {
+		gone[x.ID] = x.Gone
+	}
+	if got.Marked != 3 || got.Gone != 1 || len(gone) != 3 || !gone[here.ConnID()] || gone[paused.ConnID()] || gone[onC] || got.Reasons[idC] != "dead" || len(got.Missing) != 1 {
+		t.Errorf("got %+v; b is %s", got, idB)
+	}
+	if ended, err := paused.WaitEnd(4 * Deadline); err != nil || ended.Code != 4503 {
+		t.Errorf("%v, %v", ended, err)
+	}
+}
+
+// A connection is looked at by its id: what the registry has, and what only its gateway knows.
+func TestABackendLooksAtAConnection(t *testing.T) {
+	EachRedis(t, func(t *testing.T, r *Redis) {
+		a, b := StartGateway(t, r, Options{Name: "a"}), StartGateway(t, r, Options{Name: "b"})
+		c := Connect(t, b.WS(), "alice", "deviceId", "phone")
+		var joined struct {
+			Connections []struct {
+				ID    string
+				Rooms map[string]string
+			}
+		}
+		a.ordered(t, 200, "POST", "/users/alice/join", `{"rooms":["lobby","a/b"]}`, &joined)
+		if len(joined.Connections) != 1 || joined.Connections[0].ID != c.ConnID() || joined.Connections[0].Rooms["lobby"] != "joined" || joined.Connections[0].Rooms["a/b"] != "joined" {
+			t.Errorf("got %+v", joined)
+		}
+		for range 2 {
+			if f, err := c.Next("joined", Deadline); err != nil || f.ID != "" {
+				t.Errorf("%s, %v", f, err)
+			}
+		}
+		var got struct {
+			ID, User, Gateway, Device string
+			Live                      *struct {
+				Remote string
+				Rooms  []string
+			}
+			Missing []string
+		}
+		a.ordered(t, 200, "GET", "/connections/"+c.ConnID(), "", &got)
+		if got.ID != c.ConnID() || got.User != "alice" || got.Gateway != b.id(t) || got.Device != "phone" || got.Live == nil || len(got.Live.Rooms) != 2 || got.Live.Remote == "" || len(got.Missing) != 0 {
+			t.Errorf("got %+v", got)
+		}
+		b.ordered(t, 200, "POST", "/users/alice/leave", `{"rooms":["lobby"]}`, &joined)
+		if joined.Connections[0].Rooms["lobby"] != "left" {
+			t.Errorf("got %+v", joined)
+		}
+		if f, err := c.Next("left", Deadline); err != nil || f.ID != "" || f.Room != "lobby" {
+			t.Errorf("%s, %v", f, err)
+		}
+		a.ordered(t, 404, "GET", "/connections/nobody", "", nil)
+		b.Pause()
+		defer b.Resume()
+		got.Live, got.Missing = nil, nil
+		began := time.Now()
+		a.ordered(t, 200, "GET", "/connections/"+c.ConnID(), "", &got)
+		if got.Live != nil || len(got.Missing) != 1 || time.Since(began) > 2*Deadline {
+			t.Errorf("got %+v after %v", got, time.Since(began))
+		}
+	})
+}
+
+// waitLoad waits until a gateway says that it does this about its connections.
+func (g *Gateway) waitLoad(t testing.TB, id, state string, connections int) {
+	t.Helper()
+	if err := Poll(6*Deadline, func() error {
+		var got struct {
+			State       string
+			Connections int
+		}
+		status, err := g.order("POST", "/gateways/"+id+"/drain", "", &got)
+		if err == nil && (status != 200 || got.State != state || got.Connections != connections) {
+			err = fmt.Errorf("status %d, %+v, want %s with %d", status, got, state, connections)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A gateway is drained by an order that another one is given: it turns unready, sends its clients away and takes nobody, and goes on running. Told to resume
+// it takes clients again; and SIGTERM ends it in any state, in good order.
+func TestAGatewayIsDrainedByOrderAndResumes(t *testing.T) {
+	r := Shared(t, Standalone)
+	a := StartGateway(t, r, Options{Name: "a"})
+	b := StartGateway(t, r, Options{Name: "b", Flags: []string{"--drain.delay=300ms", "--drain.window=500ms"}})
+	id := b.id(t)
+	var clients []*Client
+	for i := range 10 {
+		clients = append(clients, Connect(t, b.WS(), fmt.Sprint("user", i)))
+	}
+	stays := Connect(t, a.WS(), "carol")
+	var got struct {
+		ID, State   string
+		Connections int
+	}
+	a.ordered(t, 200, "POST", "/gateways/"+id+"/drain", "", &got)
+	if got.ID != id || got.State != "draining" || got.Connections != 10 {
+		t.Errorf("got %+v", got)
+	}
+	if status, body, err := b.Get("/readyz"); err != nil || status != 503 || !strings.Contains(string(body), "draining") {
+		t.Errorf("/readyz: %d %s %v", status, body, err)
+	}
+	for _, c := range clients {
+		if ended, err := c.WaitEnd(4 * Deadline); err != nil || ended.Code != 4000 || !ended.Closing.Reconnect {
+			t.Errorf("%v, %v", ended, err)
+		}
+	}
+	a.waitLoad(t, id, "drained", 0)
+	if c, err := Dial(b.WS(), nil); err == nil {
+		c.Cut()
+		t.Error("a drained gateway took a client")
+	}
+	if _, err := stays.Heartbeat(Deadline); err != nil {
+		t.Error(err)
+	}
+	b.ordered(t, 200, "POST", "/gateways/"+id+"/resume", "", &got)
+	if got.State != "serving" {
+		t.Errorf("got %+v", got)
+	}
+	if err := b.WaitReady(4 * Deadline); err != nil {
+		t.Error(err)
+	}
+	back := Connect(t, b.WS(), "user0")
+	if _, err := stays.Send("user0", "hi", "m1"); err != nil {
+		t.Error(err)
+	}
+	if _, err := back.Next("message", 2*Deadline); err != nil {
+		t.Error(err)
+	}
+	a.ordered(t, 404, "POST", "/gateways/nobody-1/drain", "", nil)
+
+	a.ordered(t, 200, "POST", "/gateways/"+id+"/drain", "", &got)
+	b.Term()
+	if code, err := b.ExitCode(6 * Deadline); err != nil || code != 0 {
+		t.Errorf("exit code %d, %v", code, err)
+	}
+	if _, err := back.WaitEnd(Deadline); err != nil {
+		t.Error(err)
+	}
+}
+
+// rebalanced is what a rebalance answers.
+type rebalanced struct {
+	Mean, Shed int
+	Gateways   []struct {
+		ID, State         string
+		Connections, Shed int
+	}
+	Missing []string
+}
+
+// Three gateways hold 200, 60 and 40 connections. What the first has above the mean moves, the longest connected first, and no one else; each goes where the
+// fewest are, as behind a balancer that counts. Then the cluster is balanced, and another round moves nobody.
+func TestARebalanceMovesWhatIsAboveTheMean(t *testing.T) {
+	r := Shared(t, Standalone)
+	var gs []*Gateway
+	for _, name := range []string{"a", "b", "c"} {
+		gs = append(gs, StartGateway(t, r, Options{Name: name, Flags: []string{"--limits.connect-rate-per-ip=0"}}))
+	}
+	counts := []int{200, 60, 40}
+	var clients []*Client
+	for g, n := range counts {
+		for i := range n {
+			clients = append(clients, Connect(t, gs[g].WS(), fmt.Sprintf("user%d-%d", g, i)))
+		}
+	}
+	var plan rebalanced
+	gs[2].ordered(t, 200, "POST", "/rebalance", `{"dryRun":true}`, &plan)
+	if plan.Mean != 100 || plan.Shed != 100 || len(plan.Gateways) != 3 || len(plan.Missing) != 0 {
+		t.Fatalf("planned %+v", plan)
+	}
+	gs[1].ordered(t, 200, "POST", "/rebalance", `{"floor":150,"dryRun":true}`, &plan)
+	if plan.Shed != 50 {
+		t.Errorf("above a floor of 150: %+v", plan)
+	}
+	gs[1].ordered(t, 200, "POST", "/rebalance", `{"tolerance":100,"dryRun":true}`, &plan)
+	if plan.Shed != 0 {
+		t.Errorf("with a tolerance of a hundred percent: %+v", plan)
+	}
+	began := time.Now()
+	gs[1].ordered(t, 200, "POST", "/rebalance", `{"rate":50}`, &plan)
+	if plan.Shed != 100 || plan.Gateways[0].Shed+plan.Gateways[1].Shed+plan.Gateways[2].Shed != 100 {
+		t.Errorf("did %+v", plan)
+	}
+	// The oldest hundred of the first gateway end, and each comes back where there are the fewest.
+	for i, c := range clients[:100] {
+		ended, err := c.WaitEnd(6 * Deadline)
+		if err != nil || ended.Code != 4005 || !ended.Closing.Reconnect || ended.Closing.Reason != "rebalance" {
+			t.Fatalf("client %d: %v, %v", i, ended, err)
+		}
+		least := 1
+		if counts[2] < counts[1] {
+			least = 2
+		}
+		counts[0]--
+		counts[least]++
+		clients[i] = Connect(t, gs[least].WS(), c.user)
+	}
+	if took := time.Since(began); took < 1900*time.Millisecond {
+		t.Errorf("100 connections at 50 a second went in %v", took)
+	}
+	if err := Poll(4*Deadline, func() error {
+		gs[0].ordered(t, 200, "POST", "/rebalance", `{"tolerance":0}`, &plan)
+		if plan.Shed != 0 {
+			t.Fatalf("a balanced cluster was rebalanced: %+v", plan)
+		}
+		for _, g := range plan.Gateways {
+			if g.Connections != 100 || g.State != "serving" {
+				return fmt.Errorf("%+v", plan)
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range clients {
+		if c.Ended() != nil {
+			t.Errorf("client %d ended: %v", i, c.Ended())
+		}
+	}
+	// Of a gateway that takes nobody the connections count for those that do, and it is not shed.
+	id := gs[2].id(t)
+	gs[2].ordered(t, 200, "POST", "/gateways/"+id+"/drain", "", nil)
+	gs[0].ordered(t, 200, "POST", "/rebalance", `{"dryRun":true}`, &plan)
+	if plan.Mean != 150 || plan.Shed != 0 {
+		t.Errorf("with a gateway that drains: %+v", plan)
+	}
+}
