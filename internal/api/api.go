@@ -181,6 +181,11 @@ func (c *call) run(w http.ResponseWriter, r *http.Request) (any, *Problem) {
 // and body. by stands where a key's name does; who may do what is the caller's to know. It returns the HTTP status and the answer, a
 // *Problem or what the operation has.
 func (a *API) Command(ctx context.Context, name string, input []byte, by string) (status int, answer any) {
+	return a.command(ctx, name, input, by, nil)
+}
+
+// command is Command. before, unless it is nil, sees the operation and its request first, and may refuse.
+func (a *API) command(ctx context.Context, name string, input []byte, by string, before func(*operation, any) *Problem) (status int, answer any) {
 	at := slices.IndexFunc(operations, func(o *operation) bool { return o.Name == name })
 	if at < 0 {
 		p := refuse(CodeNotFound, "no such operation")
@@ -189,6 +194,9 @@ func (a *API) Command(ctx context.Context, name string, input []byte, by string)
 	o := operations[at]
 	request := reflect.New(o.request.typ)
 	p := o.request.readObject(request.Elem(), inAny, "", input)
+	if p == nil && before != nil {
+		p = before(o, request.Interface())
+	}
 	if p == nil {
 		o.request.setCaller(request.Elem(), by)
 		answer, p = a.do(ctx, o, request.Interface())

@@ -17,8 +17,18 @@ func (g *Gateway) newAPI() (err error) {
 	ac.From, ac.MaxFrameBytes, ac.Deadline = protocol.UserID(g.cfg.API.From), g.cfg.Limits.FrameBytes, g.cfg.API.Deadline
 	ac.Registry, ac.History, ac.Router, ac.Revocations = g.registry, g.history, g.router, g.revoked
 	ac.Snapshot = g.snapshot
-	g.api, err = api.New(ac)
-	return err
+	if g.api, err = api.New(ac); err != nil {
+		return err
+	}
+	scopes, err := api.ParseScopes(g.cfg.API.Commands)
+	if err != nil {
+		return err
+	}
+	g.commands = api.NewCommands(g.backend.hooks, g.api, api.CommandsConfig{
+		Gateway: g.id, Layout: g.backend.layout, Log: g.log, Scopes: scopes,
+		Takeover: g.cfg.API.Takeover, Timeout: g.cfg.Redis.Timeout, Resting: g.draining.Load,
+	})
+	return nil
 }
 
 // withAPI answers what is below /api/ itself. It stands before the mux, which would clean a path: there may be a user called "..".

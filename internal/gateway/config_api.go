@@ -15,6 +15,9 @@ type APIConfig struct {
 	From     string        `default:"system" help:"Who messages of the API are from that name no sender."`
 	Deadline time.Duration `default:"5s" help:"Time for one call. What isn't known by then is answered as unknown."`
 
+	Commands []string      `zero:"none are taken" placeholder:"SCOPE" help:"Scopes of what commands from the stream cg:{cmd}:in of Redis may do, or all. Whoever may write to that stream has them."`
+	Takeover time.Duration `default:"15s" help:"How long a command may be in the hand of one gateway before another takes it over; at least three times the deadline."`
+
 	Keys []api.Key `kong:"-"` // in the file only
 }
 
@@ -38,6 +41,12 @@ func (c Config) validateAPI(wrong func(name, format string, args ...any)) {
 	}
 	if c.API.Deadline < time.Second {
 		wrong("api.deadline", "must be at least 1s")
+	}
+	if _, err := api.ParseScopes(c.API.Commands); err != nil {
+		wrong("api.commands", "%v", err)
+	}
+	if c.API.Takeover < 3*c.API.Deadline {
+		wrong("api.takeover", "must be at least three times api.deadline")
 	}
 	for _, err := range linesOf(api.ValidateKeys(c.API.Keys)) {
 		wrong(keysName, "%s", err)

@@ -77,6 +77,7 @@ func TestFileInFull(t *testing.T) {
 	want.Redis.URL, want.Redis.Mode, want.Redis.Timeout = "redis://chat:s%2Fecret@r1:7000,r2:7001", "cluster", 500*time.Millisecond
 	want.Limits.ConnectRate, want.Limits.MessageRate = 0, 250
 	want.Limits.DeviceClasses = []string{"phone=1", "desktop=2"}
+	want.API.Commands = []string{"send", "control"}
 	want.Log.Level, want.Log.Format = -4, "json"
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

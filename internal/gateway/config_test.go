@@ -140,6 +140,8 @@ func TestValidateNamesTheSetting(t *testing.T) {
 		"keys of nobody":       {func(c *Config) { withTokens(c); c.Auth.Issuers = nil }, "auth.issuers: must be set"},
 		"key set by http":      {func(c *Config) { withTokens(c); c.Auth.KeySets = []string{"http://x/"} }, "auth.key-sets: \"http://x/\" must be https"},
 		"no lifetime":          {func(c *Config) { c.Auth.MaxLifetime = 0 }, "auth.max-lifetime: must be > 0"},
+		"commands":             {func(c *Config) { c.API.Commands = []string{"send", "sned"} }, "api.commands: no scope is called \"sned\""},
+		"takeover":             {func(c *Config) { c.API.Takeover = 14 * time.Second }, "api.takeover: must be at least three times"},
 		"redis":                {func(c *Config) { c.Redis.URL = "localhost:6379" }, "redis.url: must begin with"},
 	}
 	for name, c := range cases {

@@ -50,6 +50,7 @@ type Gateway struct {
 	handler   *handler.Handler
 	hooks     *hook.Hooks
 	api       *api.API
+	commands  *api.Commands
 	public    *door
 	tls       *tls.Config  // of the public listener; nil: it speaks plain HTTP
 	local     bool         // the public listener serves names of this machine only
@@ -282,6 +283,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	start("cursors", g.handler.Run)
 	start("events", g.hooks.Run)
+	start("commands", g.commands.Run)
 	start("public listener", g.servePublic)
 	if g.internal != nil {
 		start("internal listener", g.serveInternal)

@@ -36,6 +36,7 @@ type figures struct {
 	strays    uint64 // connections to Redis
 	tokens    auth.Stats
 	api       api.Stats
+	commands  api.CommandStats
 	revoked   auth.RevocationStats
 	hosts     uint64 // requests refused for their Host
 
@@ -117,6 +118,15 @@ var metrics = []metric{
 	counter("revocation_failed_reads_total", "Times the revocations could not be read.", func(f *figures) float64 { return float64(f.revoked.Failed) }),
 	gauge("api_calls_under_way", "Calls of the server API that are being answered.", func(f *figures) float64 { return float64(f.api.UnderWay) }),
 	counter("api_wrong_keys_total", "Calls of the server API with a key that is none.", func(f *figures) float64 { return float64(f.api.WrongKeys) }),
+	gauge("commands_backlog", "Commands in the stream that are not done, those in hand among them. The same on all gateways.", func(f *figures) float64 { return float64(f.commands.Backlog) }),
+	gauge("commands_in_hand", "Commands that a gateway has in hand. The same on all gateways.", func(f *figures) float64 { return float64(f.commands.InHand) }),
+	gauge("commands_oldest_seconds", "Age of the oldest command that is not done. The same on all gateways.", func(f *figures) float64 { return float64(f.commands.OldestSeconds) }),
+	counter("commands_done_total", "Commands from the stream done by this gateway.", func(f *figures) float64 { return float64(f.commands.Done) }),
+	counter("commands_refused_total", "Commands that were wrong, and were answered so.", func(f *figures) float64 { return float64(f.commands.Refused) }),
+	counter("commands_dead_total", "Commands that were given up.", func(f *figures) float64 { return float64(f.commands.Dead) }),
+	counter("commands_left_total", "Times a command could not be done and was left for later.", func(f *figures) float64 { return float64(f.commands.Left) }),
+	counter("commands_taken_over_total", "Commands that were handed out before, to a gateway that died or could not do them.", func(f *figures) float64 { return float64(f.commands.TakenOver) }),
+	counter("commands_failed_calls_total", "Calls for commands that Redis did not answer.", func(f *figures) float64 { return float64(f.commands.FailedCalls) }),
 	gauge("raw_connections", "Sockets of the public listener that are not upgraded.", func(f *figures) float64 { return float64(f.raw) }),
 	gauge("accepting_paused", "1 while no connections are accepted, for want of open files.", func(f *figures) float64 { return oneIf(f.paused) }),
 	counter("accepting_pauses_total", "Times accepting paused for want of open files.", func(f *figures) float64 { return float64(f.pauses) }),
@@ -183,7 +193,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	g := c.g
 	f := figures{
 		Stats: g.manager.Stats(), router: g.router.Stats(), presence: g.registry.Stats(), handler: g.handler.Stats(),
-		admission: g.admission.Stats(), api: g.api.Stats(), strays: g.backend.strays(),
+		admission: g.admission.Stats(), api: g.api.Stats(), commands: g.commands.Stats(), strays: g.backend.strays(),
 		hosts: g.foreignHosts.Load(), headerless: g.headerless.Load(), pauses: g.public.pauses.Load(), raw: g.public.raw.Load(), paused: g.public.paused.Load(),
 	}
 	f.outboxes, f.largest = g.manager.Held()

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"chatgate/internal/api"
 	"chatgate/internal/connection"
 	"chatgate/internal/handler"
 	"chatgate/internal/hook"
@@ -33,7 +34,8 @@ type Stats struct {
 	Connections       ConnectionsStats `json:"connections"`
 	Messages          MessagesStats    `json:"messages"`
 	Presence          PresenceStats    `json:"presence"`
-	Sinks             []hook.SinkStats `json:"sinks"`  // of events
+	Sinks             []hook.SinkStats `json:"sinks"` // of events
+	Commands          api.CommandStats `json:"commands"`
 	Errors            map[string]int64 `json:"errors"` // by code, those that occurred
 }
 
@@ -94,7 +96,7 @@ func (g *Gateway) stats() Stats {
 			Registered: p.Registered, Refreshed: p.Refreshed, Removed: p.Removed, Again: p.Again,
 			Reaped: p.Reaped, Verdicts: p.Verdicts, Failed: p.Failed,
 		},
-		Sinks:  g.hooks.Stats(),
+		Sinks: g.hooks.Stats(), Commands: g.commands.Stats(),
 		Errors: map[string]int64{},
 	}
 	s.Ready = !s.Draining && g.registry.Reachable() && g.router.Subscribed()

@@ -43,6 +43,9 @@ var functions = map[string]func(id string) string{
 	"snaps of all":    func(string) string { return Snapshots(All) },
 	"revoked of all":  func(string) string { return Revocations(All) },
 	"order of all":    func(string) string { return RevocationOrder(All) },
+	"replies":         Replies,
+	"commands of all": func(string) string { return Commands() },
+	"dead of all":     func(string) string { return DeadCommands() },
 	"offlines of p17": func(string) string { return Offlines("p17") },
 }
 

@@ -171,6 +171,19 @@ func Own(g Group, gw protocol.GatewayID) string { return groupKey(g, "own:"+stri
 // group, each counted once in each room.
 func Memberships(g Group) string { return groupKey(g, "mem") }
 
+// Commands is the stream of what backends want done. It is the same on every kind of
+// Redis, so that a backend need not know which one it is.
+func Commands() string { return commandKey("in") }
+
+// DeadCommands is the stream of those that were given up.
+func DeadCommands() string { return commandKey("dead") }
+
+// Replies is the stream of answers to commands that name it. Backends choose the
+// names, and nothing but a stream of answers can be named.
+func Replies(name string) string { return commandKey("re:" + name) }
+
+func commandKey(name string) string { return "cg:{cmd}:" + name }
+
 // ChannelPrefix is what a gateway id is appended to for its channel.
 func ChannelPrefix(g Group) string { return groupKey(g, "gw:") }
 

@@ -1,0 +1,318 @@
+//go:build !secondpass
+
+package gatewaytest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// takesCommands are the settings of gateways that take commands, and take them over soon.
+var takesCommands = []string{"--api.commands=send,control", "--api.deadline=1s", "--api.takeover=3s"}
+
+const commandStream, commandReplies, deadCommands = "cg:{cmd}:in", "cg:{cmd}:re:", "cg:{cmd}:dead"
+
+// commandReply is one entry of a stream of answers.
+type commandReply struct {
+	Status int
+	Key    string
+	Answer struct {
+		Code, Detail string
+		Results      []struct {
+			To, Status string
+			Offset     uint64
+		}
+	}
+}
+
+// commandReplies reads a stream of answers: command id -> all that is said of it.
+func (r *Redis) commandReplies(name string) (map[string][]commandReply, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), callDeadline)
+	defer cancel()
+	entries, err := r.client.XRange(ctx, commandReplies+name, "-", "+").Result()
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[string][]commandReply)
+	for _, e := range entries {
+		text := func(field string) string { s, _ := e.Values[field].(string); return s }
+		var x commandReply
+		if x.Status, err = strconv.Atoi(text("status")); err == nil {
+			err = json.Unmarshal([]byte(text("answer")), &x.Answer)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%v: %w", e.Values, err)
+		}
+		x.Key = text("key")
+		all[text("command")] = append(all[text("command")], x)
+	}
+	return all, nil
+}
+
+// command puts a command into the stream, as a backend would, and returns its id.
+func (r *Redis) command(t testing.TB, fields ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), callDeadline)
+	defer cancel()
+	id, err := r.client.XAdd(ctx, &redis.XAddArgs{Stream: commandStream, Values: fields}).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// inHand is how many commands a gateway has taken and not done.
+func (r *Redis) inHand(gateway string) (int, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), callDeadline)
+	defer cancel()
+	pending, err := r.client.XPendingExt(ctx, &redis.XPendingExtArgs{Stream: commandStream, Group: "gateways", Start: "-", End: "+", Count: 1000, Consumer: gateway}).Result()
+	if err != nil && strings.Contains(err.Error(), "NOGROUP") {
+		err = nil
+	}
+	return len(pending), err
+}
+
+// commandStats are the figures of a gateway about commands.
+type commandStats struct {
+	Backlog, Done, Refused, Dead int
+	InHand                       int `json:"in_hand"`
+	TakenOver                    int `json:"taken_over"`
+}
+
+func (g *Gateway) commandStats() (commandStats, error) {
+	var s struct{ Commands commandStats }
+	_, body, err := g.Get("/stats")
+	if err == nil {
+		err = json.Unmarshal(body, &s)
+	}
+	return s.Commands, err
+}
+
+// wantNoCommands waits until the stream is empty, and a gateway says so.
+func wantNoCommands(t testing.TB, r *Redis, g *Gateway) {
+	t.Helper()
+	if err := Poll(10*Deadline, func() error {
+		n, err := r.Do("XLEN", commandStream)
+		s, err2 := g.commandStats()
+		if err != nil || err2 != nil || n != int64(0) || s.Backlog != 0 || s.InHand != 0 {
+			return fmt.Errorf("%v are left, %v, %v; %+v", n, err, err2, s)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A backend puts a thousand messages for alice into the stream. In the middle of that one of three gateways is killed with commands in hand. The others
+// take these over: alice gets every message once, each is answered once, and nothing is left.
+func TestCommandsOfAKilledGatewayAreEachDoneOnce(t *testing.T) {
+	for _, kind := range []Kind{Embedded, Standalone, Cluster} {
+		t.Run(string(kind), func(t *testing.T) {
+			r := Shared(t, kind)
+			a, b := StartGateway(t, r, Options{Name: "a", Flags: takesCommands}), StartGateway(t, r, Options{Name: "b", Flags: takesCommands})
+			StartGateway(t, r, Options{Name: "c", Flags: takesCommands})
+			idB := b.id(t)
+			alice := Connect(t, a.WS(), "alice")
+			const many, half = 1000, 400
+			ids := make(map[string]int, many)
+			next := 0
+			send := func(reply string) {
+				ids[r.command(t, "op", "sendMessage", "reply", reply, "body", fmt.Sprintf(`{"to":["alice"],"from":"shop","content":%d}`, next))] = next
+				next++
+			}
+			for range half {
+				send("shop")
+			}
+			// What is sent and can't be answered stays in hand: with these b is killed, after it has sent them.
+			if _, err := r.Do("SET", commandReplies+"late", "x"); err != nil {
+				t.Fatal(err)
+			}
+			if err := Poll(10*Deadline, func() error {
+				if next < half+100 {
+					send("late")
+				}
+				n, err := r.inHand(idB)
+				if err == nil && n == 0 {
+					err = fmt.Errorf("%s has nothing in hand", idB)
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			for next < half+200 {
+				send("shop")
+			}
+			b.Kill()
+			for next < many {
+				send("shop")
+			}
+			if err := Poll(10*Deadline, func() error {
+				n, err := r.inHand(idB)
+				if err == nil && n > 0 {
+					err = fmt.Errorf("%d are in the hand of %s", n, idB)
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := r.Do("DEL", commandReplies+"late"); err != nil {
+				t.Fatal(err)
+			}
+			got := make(map[string]int, many)
+			for range many {
+				f, err := alice.Next("message", 10*Deadline)
+				if err != nil {
+					t.Fatalf("after %d: %v", len(got), err)
+				}
+				got[string(f.Content)]++
+			}
+			for i := range many {
+				if n := got[strconv.Itoa(i)]; n != 1 {
+					t.Errorf("message %d came %d times", i, n)
+				}
+			}
+			wantNoCommands(t, r, a)
+			if err := alice.None("message", 200*time.Millisecond); err != nil {
+				t.Error(err)
+			}
+			replies, err := r.commandReplies("shop")
+			late, err2 := r.commandReplies("late")
+			if err != nil || err2 != nil || len(replies)+len(late) != many || len(late) == 0 {
+				t.Fatalf("%d are answered and %d late, %v, %v", len(replies), len(late), err, err2)
+			}
+			maps.Copy(replies, late)
+			offsets := make(map[uint64]bool)
+			for id, i := range ids {
+				x := replies[id]
+				if len(x) != 1 || x[0].Status != 200 || len(x[0].Answer.Results) != 1 || x[0].Answer.Results[0].To != "alice" {
+					t.Fatalf("command %d, %s: %+v", i, id, x)
+				}
+				offsets[x[0].Answer.Results[0].Offset] = true
+			}
+			if len(offsets) != many || !offsets[1] || !offsets[many] {
+				t.Errorf("%d offsets", len(offsets))
+			}
+			if n, err := r.Do("XLEN", deadCommands); err != nil || n != int64(0) {
+				t.Errorf("%v were given up, %v", n, err)
+			}
+		})
+	}
+}
+
+// What is wrong with a command is told to whoever asks, and holds up none of the others. One that can't be done is tried by one gateway after the other,
+// and then put aside.
+func TestCommandsThatCannotBeDoneBlockNobody(t *testing.T) {
+	for _, kind := range []Kind{Embedded, Standalone} {
+		t.Run(string(kind), func(t *testing.T) {
+			r := Shared(t, kind)
+			a, b := StartGateway(t, r, Options{Name: "a", Flags: takesCommands}), StartGateway(t, r, Options{Name: "b", Flags: takesCommands})
+			alice := Connect(t, a.WS(), "alice")
+			bob := Connect(t, b.WS(), "bob")
+			// The log of mallory's is no log: nobody will ever send to her.
+			r.command(t, "op", "sendMessage", "body", `{"to":["mallory"],"content":1}`)
+			wantNoCommands(t, r, a)
+			keys, err := r.client.Keys(t.Context(), "cg:{*}:l:u:mallory").Result()
+			if err != nil || len(keys) != 1 {
+				t.Fatalf("her logs are %q, %v", keys, err)
+			}
+			if _, err := r.Do("SET", keys[0], "x"); err != nil {
+				t.Fatal(err)
+			}
+			poison := r.command(t, "op", "sendMessage", "body", `{"to":["mallory"],"content":1}`, "reply", "r", "key", "p1")
+			cases := map[string]struct {
+				fields []string
+				status int
+				detail string
+			}{
+				"nothing in it":         {[]string{"reply", "r"}, 400, "op: missing"},
+				"no such operation":     {[]string{"reply", "r", "op", "sendmessage", "body", "{}"}, 404, "no such operation"},
+				"not JSON":              {[]string{"reply", "r", "op", "sendMessage", "body", "hello"}, 400, "body: "},
+				"no body":               {[]string{"reply", "r", "op", "sendMessage"}, 400, "content: missing"},
+				"an unknown field":      {[]string{"reply", "r", "op", "sendMessage", "body", `{"to":["alice"],"content":1,"cotnent":2}`}, 400, "cotnent: unknown field"},
+				"an unknown field here": {[]string{"reply", "r", "op", "sendMessage", "bdoy", `{}`}, 400, "command: unknown field"},
+				"a scope it lacks":      {[]string{"reply", "r", "op", "revokeTokens", "body", `{"user":"alice"}`}, 403, "commands lack the scope revoke"},
+				"a bad key":             {[]string{"reply", "r", "op", "sendMessage", "key", strings.Repeat("k", 65), "body", `{"to":["alice"],"content":1}`}, 400, "key: "},
+				"too large":             {[]string{"reply", "r", "op", "sendMessage", "body", `{"to":["alice"],"content":"` + strings.Repeat("x", 1<<20) + `"}`}, 413, "body: "},
+				"nobody there":          {[]string{"reply", "r", "op", "disconnectConnection", "body", `{"id":"nobody"}`}, 404, "no living gateway holds"},
+			}
+			asked := make(map[string]string)
+			for name, c := range cases {
+				asked[r.command(t, c.fields...)] = name
+			}
+			r.command(t, "reply", "\n", "op", "sendMessage", "body", `{"to":["alice"],"content":"a bad name"}`)
+			kick := r.command(t, "op", "disconnectUser", "body", `{"user":"bob","code":4901,"reason":"exam over"}`, "reply", "r")
+			good := r.command(t, "op", "sendMessage", "body", `{"to":["alice"],"content":"good"}`, "key", "k1", "reply", "r")
+			again := r.command(t, "op", "sendMessage", "body", `{"to":["alice"],"content":"good"}`, "key", "k1", "reply", "r")
+			other := r.command(t, "op", "sendMessage", "body", `{"to":["alice"],"content":"other"}`, "key", "k1", "reply", "r")
+
+			if f, err := alice.Next("message", 6*Deadline); err != nil || string(f.Content) != `"good"` && string(f.Content) != `"other"` {
+				t.Errorf("%s, %v", f, err)
+			}
+			if ended, err := bob.WaitEnd(4 * Deadline); err != nil || ended.Code != 4901 || ended.Text != "exam over" || ended.Closing.By != "stream" {
+				t.Errorf("%v, %v", ended, err)
+			}
+			var replies map[string][]commandReply
+			wantReplies := func(n int) {
+				t.Helper()
+				if err := Poll(15*Deadline, func() (err error) {
+					if replies, err = r.commandReplies("r"); err == nil && len(replies) < n {
+						err = fmt.Errorf("%d are answered, want %d", len(replies), n)
+					}
+					return err
+				}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			wantReplies(len(cases) + 4)
+			if replies[poison] != nil {
+				t.Errorf("the poisonous one was answered before it was tried again: %+v", replies[poison])
+			}
+			for id, name := range asked {
+				x, want := replies[id], cases[name]
+				if len(x) != 1 || x[0].Status != want.status || !strings.HasPrefix(x[0].Answer.Detail, want.detail) {
+					t.Errorf("%s: %+v", name, x)
+				}
+			}
+			if x := replies[kick]; len(x) != 1 || x[0].Status != 200 {
+				t.Errorf("disconnected: %+v", x)
+			}
+			// Whichever came first, the key stands for one message: the same again is answered as before, another is a conflict.
+			conflicts, offsets := 0, make(map[uint64]bool)
+			for _, id := range []string{good, again, other} {
+				switch x := replies[id]; {
+				case len(x) == 1 && x[0].Status == 409 && x[0].Key == "k1":
+					conflicts++
+				case len(x) == 1 && x[0].Status == 200 && x[0].Key == "k1":
+					offsets[x[0].Answer.Results[0].Offset] = true
+				default:
+					t.Errorf("%+v", x)
+				}
+			}
+			if conflicts == 0 || conflicts == 3 || len(offsets) != 1 {
+				t.Errorf("%d conflicts, offsets %v", conflicts, offsets)
+			}
+			if err := alice.None("message", 200*time.Millisecond); err != nil {
+				t.Error(err)
+			}
+			wantReplies(len(cases) + 5)
+			if x := replies[poison]; len(x) != 1 || x[0].Status < 500 || x[0].Key != "p1" {
+				t.Errorf("the poisonous one: %+v", x)
+			}
+			wantNoCommands(t, r, b)
+			ctx, cancel := context.WithTimeout(context.Background(), callDeadline)
+			defer cancel()
+			dead, err := r.client.XRange(ctx, deadCommands, "-", "+").Result()
+			if err != nil || len(dead) != 1 || dead[0].Values["command"] != poison || dead[0].Values["tries"] != "5" {
+				t.Errorf("dead are %v, %v", dead, err)
+			}
+		})
+	}
+}
