@@ -75,6 +75,7 @@ type API struct {
 	// Any goroutine.
 	keys      atomic.Pointer[[]*key]
 	underWay  atomic.Int64
+	tracing   atomic.Int64 // traces that are told
 	wrongKeys atomic.Uint64
 	calls     calls
 	made      atomic.Uint64 // message ids
@@ -102,6 +103,12 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	status, answer := c.serve(w, r)
 	if r.Body != http.NoBody {
 		w.Header().Set("Connection", "close") // or net/http would wait for the rest of it before it answers
+	}
+	if x, ok := answer.(lined); ok {
+		a.calls.count(c.operation, status)
+		a.log.Debug("api call", "op", c.operation, "key", c.by)
+		x.tell(w, r)
+		return
 	}
 	a.calls.count(c.operation, status)
 	a.log.Debug("api call", "op", c.operation, "status", status, "key", c.by, "dur", time.Since(began).Round(time.Microsecond))
@@ -186,7 +193,7 @@ func (a *API) Command(ctx context.Context, name string, input []byte, by string)
 
 // command is Command. before, unless it is nil, sees the operation and its request first, and may refuse.
 func (a *API) command(ctx context.Context, name string, input []byte, by string, before func(*operation, any) *Problem) (status int, answer any) {
-	at := slices.IndexFunc(operations, func(o *operation) bool { return o.Name == name })
+	at := slices.IndexFunc(operations, func(o *operation) bool { return o.Name == name && o.lines == nil })
 	if at < 0 {
 		p := refuse(CodeNotFound, "no such operation")
 		return p.Status, p

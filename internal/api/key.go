@@ -28,6 +28,7 @@ const (
 	ScopeHistory     Scope = "history"
 	ScopeStats       Scope = "stats"
 	ScopeControl     Scope = "control"
+	ScopeTrace       Scope = "trace"
 	ScopeRevoke      Scope = "revoke"
 )
 
@@ -46,6 +47,7 @@ var Scopes = []ScopeInfo{
 	{ScopeHistory, "Read the messages of any user and any room."},
 	{ScopeStats, "Look at gateways and figures of the cluster."},
 	{ScopeControl, "End connections, move them, and steer gateways."},
+	{ScopeTrace, "Trace what becomes of a user's messages, or of one: ids and outcomes, never contents."},
 	{ScopeRevoke, "Revoke tokens."},
 }
 

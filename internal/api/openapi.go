@@ -95,6 +95,12 @@ func (d *documenter) operation(o *operation) object {
 		"description": "Done.",
 		"content":     object{"application/json": object{"schema": d.schema(o.answer)}},
 	}
+	if o.lines != nil {
+		answer = object{
+			"description": "One such object a line, as it comes.",
+			"content":     object{"application/x-ndjson": object{"schema": d.schema(o.lines)}},
+		}
+	}
 	responses := object{"200": answer}
 	if o.partial {
 		responses["207"] = object{"description": "Done in part: the answer says what not.", "content": answer["content"]}

@@ -21,7 +21,8 @@ type operation struct {
 	segments []string
 	request  *shape
 	answer   reflect.Type
-	partial  bool // the answer may be 207
+	partial  bool         // the answer may be 207
+	lines    reflect.Type // what each line of the answer is, where it is told in lines; nil: it is not
 	serve    func(a *API, ctx context.Context, request any) (any, error)
 }
 
@@ -31,6 +32,9 @@ func on[Request, Answer any](o operation, serve func(*API, context.Context, *Req
 	o.request = shapeOf(reflect.TypeFor[Request]())
 	o.answer = reflect.TypeFor[Answer]()
 	o.partial = o.answer.Implements(reflect.TypeFor[partial]()) || reflect.PointerTo(o.answer).Implements(reflect.TypeFor[partial]())
+	if l, ok := reflect.Zero(reflect.PointerTo(o.answer)).Interface().(lined); ok {
+		o.lines = l.line()
+	}
 	o.serve = func(a *API, ctx context.Context, request any) (any, error) {
 		return serve(a, ctx, request.(*Request))
 	}
@@ -59,6 +63,7 @@ var operations = []*operation{
 	drainGateway,
 	resumeGateway,
 	rebalance,
+	traceMessages,
 }
 
 // takesBody reports whether a request has one.

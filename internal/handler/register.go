@@ -83,6 +83,7 @@ func (s *session) register(f *protocol.Frame) {
 	}))
 	s.identify()
 	h.manager.Identify(s.conn)
+	h.router.TraceConnection(protocol.TraceRegistered, s.entry.User, s.conn.ID(), "", "")
 	s.endIfRevoked()
 	var frames [][]byte
 	for i := range open.gaps {

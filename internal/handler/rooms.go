@@ -131,6 +131,7 @@ func (s *session) follow(id []byte, room protocol.RoomID, stay *router.Stay, ope
 		s.rooms = make(map[protocol.RoomID]*router.Stay)
 	}
 	s.rooms[room] = stay
+	s.handler.router.TraceConnection(protocol.TraceJoined, s.entry.User, s.conn.ID(), room, "")
 	frames := [][]byte{protocol.AppendJoined(nil, &protocol.Joined{
 		ID: id, Room: room, Epoch: open.at.Epoch, Offset: open.at.Offset, First: open.first, Top: open.top, Recovered: len(open.gaps) == 0,
 	})}
@@ -159,5 +160,6 @@ func (s *session) exit(room protocol.RoomID, frame []byte) {
 		s.handler.registry.Exit(s.entry.User, stay.Address())
 		delete(s.rooms, room)
 		delete(s.placed, room)
+		s.handler.router.TraceConnection(protocol.TraceLeft, s.entry.User, s.conn.ID(), room, "")
 	}
 }

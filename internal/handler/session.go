@@ -160,6 +160,7 @@ func (s *session) end(cause connection.Cause) {
 	if s.entry != nil {
 		s.handler.router.Detach(s.stay, nil)
 		s.handler.registry.Remove(s.entry, EndOf(cause))
+		s.handler.router.TraceConnection(protocol.TraceClosed, s.entry.User, s.conn.ID(), "", cause.Kind.String())
 	}
 	s.handler.cfg.Log.Debug("connection ended", "conn", s.conn, "cause", cause.Kind.String(), "code", int(cause.Code))
 }

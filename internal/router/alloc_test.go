@@ -133,6 +133,41 @@ func TestOpeningAnEnvelopeAllocatesNothing(t *testing.T) {
 	}
 }
 
+// Where something could be traced costs nothing while nobody traces, and while somebody else is.
+func TestATraceOfNobodyOrOfOthersAllocatesNothing(t *testing.T) {
+	b := newBench(t)
+	b.join("bob")
+	f := b.feeds["u:bob"]
+	m := &Message{To: "u:bob", From: "alice", ID: []byte("m1"), Content: []byte(`"hi"`), Result: Result{Status: protocol.StatusRouted, Epoch: "e1", Offset: 7}}
+	const frame = `{"type":"message","id":"m1","from":"alice","to":"bob","content":"hi","ts":1`
+	x := &b.g.router.traces
+	run := func() {
+		x.sent(protocol.TraceTaken, m)
+		x.sent(protocol.TraceAnswered, m)
+		x.arrived(protocol.TraceDelivered, "", "u:bob", f, "e1", 7, frame, 1)
+		b.g.router.TraceConnection(protocol.TraceRegistered, "bob", "c1", "", "")
+	}
+	if n := testing.AllocsPerRun(100, run); n != 0 {
+		t.Errorf("%v allocations while nobody traces, want none", n)
+	}
+	other := &trace{user: "carol", address: "u:carol", quotedUser: `"carol"`, events: make(chan protocol.TraceEvent, 1)}
+	x.add(other)
+	if n := testing.AllocsPerRun(100, run); n != 0 {
+		t.Errorf("%v allocations while somebody else is traced, want none", n)
+	}
+	x.remove(other)
+	if x.active.Load() != nil || len(other.events) != 0 {
+		t.Errorf("traces are left, or told: %d", len(other.events))
+	}
+	own := &trace{user: "bob", address: "u:bob", quotedUser: `"bob"`, events: make(chan protocol.TraceEvent, 3)}
+	x.add(own)
+	defer x.remove(own)
+	run()
+	if len(own.events) != 3 || own.lost.Load() != 1 {
+		t.Errorf("bob's trace has %d events and lost %d, want 3 and 1", len(own.events), own.lost.Load())
+	}
+}
+
 // What the lane computes for a message reuses the message's own buffers.
 func TestPreparingAMessageAllocatesNothing(t *testing.T) {
 	m := &Message{From: "alice", ID: []byte("m1"), Content: []byte(`"hi"`), Ts: 1795309124904}

@@ -87,6 +87,10 @@ func (x *questions) do(q queued) {
 	ctx, cancel := context.WithDeadline(x.router.ctx, until)
 	defer cancel()
 	x.router.counts.asked.Add(1)
+	if q.Verb == protocol.VerbTrace {
+		x.router.answerTrace(a)
+		return
+	}
 	if x.router.cfg.OnQuestion == nil || !x.router.cfg.OnQuestion(ctx, a) {
 		_ = a.Answer(ctx, protocol.AnswerNotUnderstood, nil)
 	}

@@ -258,6 +258,7 @@ func (d *deliverer) deliverMessage(rec *protocol.Record) {
 	f := d.feeds[rec.Address]
 	if f == nil {
 		d.router.counts.unheld.Add(1)
+		d.trace(rec, nil, "unheld")
 		return
 	}
 	for i := range f.members {
@@ -267,33 +268,44 @@ func (d *deliverer) deliverMessage(rec *protocol.Record) {
 	}
 	switch {
 	case f.epoch == "":
-		// Nobody is live yet.
+		d.trace(rec, f, "waiting") // nobody is live yet
 	case rec.Epoch == "":
 		d.fanOutEphemeral(f, rec)
 	case f.repairing != nil:
 		f.repairing.keep(rec, d.router.cfg.HeldBytes)
+		d.trace(rec, f, "waiting")
 	case rec.Epoch == f.epoch && rec.Offset <= f.offset:
 		d.router.counts.duplicates.Add(1)
+		d.trace(rec, f, "duplicate")
 	case rec.Epoch == f.epoch && rec.Offset == f.offset+1:
 		f.offset = rec.Offset
 		d.fanOut(f, rec.Epoch, rec.Offset, rec.Frame)
 	default:
 		// A hole, or an epoch that is new here: the log knows.
 		d.router.counts.holes.Add(1)
+		d.trace(rec, f, "hole")
 		if d.repair(rec.Address, f); f.repairing != nil {
 			f.repairing.keep(rec, d.router.cfg.HeldBytes)
 		}
 	}
 }
 
+// trace tells of a message that goes no further now.
+func (d *deliverer) trace(rec *protocol.Record, f *feed, outcome string) {
+	d.router.traces.arrived(protocol.TraceArrived, outcome, rec.Address, f, rec.Epoch, rec.Offset, rec.Frame, 0)
+}
+
 // fanOutEphemeral hands a message without position to the live members.
 func (d *deliverer) fanOutEphemeral(f *feed, rec *protocol.Record) {
 	wire := d.frame("", 0, rec.Frame)
+	to := 0
 	for i := range f.members {
 		if m := &f.members[i]; m.waiting == nil && d.out.AppendFrame(m.conn, wire) {
 			d.router.counts.delivered.Add(1)
+			to++
 		}
 	}
+	d.router.traces.arrived(protocol.TraceDelivered, "", rec.Address, f, "", 0, rec.Frame, to)
 }
 
 // frame builds the WebSocket frame of a message at its position. The result is

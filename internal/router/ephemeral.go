@@ -105,7 +105,7 @@ func (e *ephemeral) work() {
 			e.fail()
 		}
 		for _, m := range e.batch {
-			m.Done(&e.out, m)
+			e.router.done(&e.out, m)
 		}
 		e.out.Flush()
 		clear(e.batch)

@@ -143,7 +143,7 @@ func (l *lane) refuse(out *connection.Batch) {
 	for _, m := range waiting {
 		l.router.counts.refusedUnavailable.Add(1)
 		m.fail(protocol.CodeUnavailable, "redis does not answer", 2*l.router.cfg.Probe)
-		m.Done(out, m)
+		l.router.done(out, m)
 	}
 	out.Flush()
 }
@@ -160,7 +160,7 @@ func (l *lane) work() {
 		}
 		l.inFlight.Store(0)
 		for _, m := range l.batch {
-			m.Done(&l.out, m)
+			l.router.done(&l.out, m)
 		}
 		l.out.Flush()
 		clear(l.batch)

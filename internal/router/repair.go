@@ -121,6 +121,7 @@ func gapFrames(a protocol.Address, gaps []protocol.Gap) [][]byte {
 // fanOut hands a stored message to the live members. The frame is built once.
 func (d *deliverer) fanOut(f *feed, epoch string, offset uint64, head string) {
 	var wire []byte
+	to := 0
 	for i := range f.members {
 		m := &f.members[i]
 		if m.waiting != nil {
@@ -137,7 +138,11 @@ func (d *deliverer) fanOut(f *feed, epoch string, offset uint64, head string) {
 		}
 		if d.out.AppendFrame(m.conn, wire) {
 			d.router.counts.delivered.Add(1)
+			to++
 		}
+	}
+	if len(f.members) > 0 {
+		d.router.traces.arrived(protocol.TraceDelivered, "", f.members[0].stay.address, f, epoch, offset, head, to)
 	}
 }
 

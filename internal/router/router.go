@@ -43,6 +43,7 @@ type Router struct {
 
 	nudged  atomic.Int64 // when idle lanes were last told to ask Redis, by clock
 	asks    asks
+	traces  traces
 	warned  atomic.Int64 // when a lost subscription was last logged, by clock
 	doubted atomic.Int64 // when missing replicas were last logged, by clock
 
@@ -118,6 +119,7 @@ func (r *Router) Send(out *connection.Batch, m *Message) {
 
 // send is Send for a message whose keys of dedupe are computed.
 func (r *Router) send(out *connection.Batch, m *Message) {
+	r.traces.sent(protocol.TraceTaken, m)
 	taken := false
 	if m.Ephemeral {
 		taken = r.ephemeral.put(m)
@@ -125,8 +127,14 @@ func (r *Router) send(out *connection.Batch, m *Message) {
 		taken = r.lanes.all[r.cfg.Layout.GroupIndex(m.To)].put(m)
 	}
 	if !taken {
-		m.Done(out, m)
+		r.done(out, m)
 	}
+}
+
+// done tells what became of a message.
+func (r *Router) done(out *connection.Batch, m *Message) {
+	r.traces.sent(protocol.TraceAnswered, m)
+	m.Done(out, m)
 }
 
 // Hold waits while the lane of an address has more work than it should, for at
