@@ -305,7 +305,8 @@ type rebalanced struct {
 }
 
 // Three gateways hold 200, 60 and 40 connections. What the first has above the mean moves, the longest connected first, and no one else; each goes where the
-// fewest are, as behind a balancer that counts. Then the cluster is balanced, and another round moves nobody.
+// fewest are, as behind a balancer that counts. Then the cluster is balanced, and another round moves nobody. Who is written to meanwhile gets each
+// message once, before he moves or after.
 func TestARebalanceMovesWhatIsAboveTheMean(t *testing.T) {
 	r := Shared(t, Standalone)
 	var gs []*Gateway
@@ -338,7 +339,20 @@ func TestARebalanceMovesWhatIsAboveTheMean(t *testing.T) {
 		t.Errorf("did %+v", plan)
 	}
 	// The oldest hundred of the first gateway end, and each comes back where there are the fewest.
+	sender := clients[len(clients)-1]
+	write := func(to *Client, n int) {
+		t.Helper()
+		id, err := sender.Send(to.user, n, fmt.Sprintf("%s-%d", to.user, n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ack, err := sender.Settle(id, 4*Deadline); err != nil || ack.Type != "ack" {
+			t.Fatalf("%s, %v", ack, err)
+		}
+	}
+	had := make([]int, len(clients))
 	for i, c := range clients[:100] {
+		write(c, 1)
 		ended, err := c.WaitEnd(6 * Deadline)
 		if err != nil || ended.Code != 4005 || !ended.Closing.Reconnect || ended.Closing.Reason != "rebalance" {
 			t.Fatalf("client %d: %v, %v", i, ended, err)
@@ -349,7 +363,14 @@ func TestARebalanceMovesWhatIsAboveTheMean(t *testing.T) {
 		}
 		counts[0]--
 		counts[least]++
-		clients[i] = Connect(t, gs[least].WS(), c.user)
+		write(c, 2)
+		had[i] = len(c.Left("message"))
+		epoch, offset := c.Position()
+		clients[i] = Connect(t, gs[least].WS(), c.user, "resume", map[string]any{"epoch": epoch, "offset": offset})
+		write(c, 3)
+		if err := clients[i].WaitCount(3-had[i], 4*Deadline, "message"); err != nil {
+			t.Fatalf("client %d had %d messages before it moved: %v", i, had[i], err)
+		}
 	}
 	if took := time.Since(began); took < 1900*time.Millisecond {
 		t.Errorf("100 connections at 50 a second went in %v", took)
@@ -371,6 +392,9 @@ func TestARebalanceMovesWhatIsAboveTheMean(t *testing.T) {
 	for i, c := range clients {
 		if c.Ended() != nil {
 			t.Errorf("client %d ended: %v", i, c.Ended())
+		}
+		if n := had[i] + len(c.Left("message")); i < 100 && n != 3 {
+			t.Errorf("client %d got %d messages, want 3", i, n)
 		}
 	}
 	// Of a gateway that takes nobody the connections count for those that do, and it is not shed.

@@ -15,12 +15,12 @@ import (
 
 // Received is one event as a webhook got it.
 type Received struct {
-	ID, Type, User, Conn, Gateway, Cause, Kind, Version string
-	N                                                   uint64
-	Code                                                int
-	Ms                                                  int64
-	Meta                                                json.RawMessage
-	At                                                  time.Time `json:"-"`
+	ID, Type, User, Conn, Gateway, Cause, Kind, Version, Reason, By string
+	N                                                               uint64
+	Code                                                            int
+	Ms                                                              int64
+	Meta                                                            json.RawMessage
+	At                                                              time.Time `json:"-"`
 }
 
 // Receiver is a customer's server that gets webhooks. It behaves as it is told.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"chatgate/internal/keyspace"
+	"chatgate/internal/protocol"
 )
 
 // Event is one thing that happened, as docs/events.md has it. Its JSON is what
@@ -92,7 +93,8 @@ func (e *Event) set(name, value string) {
 	case "mark":
 		// "code reason by": the connection was told to go, whatever ended it then.
 		if _, rest, ok := strings.Cut(value, " "); ok {
-			e.Reason, e.By, _ = strings.Cut(rest, " ")
+			reason, by, _ := strings.Cut(rest, " ")
+			e.Reason, e.By = protocol.UnpackReason(reason), by
 		}
 	case "dur":
 		n := whole()
