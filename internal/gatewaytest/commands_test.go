@@ -5,8 +5,11 @@ package gatewaytest
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -314,5 +317,81 @@ func TestCommandsThatCannotBeDoneBlockNobody(t *testing.T) {
 				t.Errorf("dead are %v, %v", dead, err)
 			}
 		})
+	}
+}
+
+// documentedUser are the rules of the Redis user of this name in a document.
+func documentedUser(t testing.TB, document, name string) (rules []any) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(moduleRoot(t), "docs", document))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(text), "ACL SETUSER "+name+" ")
+	block, _, _ := strings.Cut(rest, "```")
+	if !ok {
+		t.Fatalf("no ACL SETUSER %s in %s", name, document)
+	}
+	for _, rule := range strings.Fields(strings.ReplaceAll(block, "\\\n", " ")) {
+		rules = append(rules, rule)
+	}
+	return rules
+}
+
+// The documented Redis users are enough for gateways that take commands, and for a backend that gives them; and the backend's is good for nothing else.
+func TestTheDocumentedUsersOfRedisCarryCommands(t *testing.T) {
+	r := Shared(t, Standalone)
+	setUser := func(document, name string) *redis.Client {
+		t.Helper()
+		if _, err := r.Do(append([]any{"ACL", "SETUSER", name, "reset"}, documentedUser(t, document, name)...)...); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _, _ = r.Do("ACL", "DELUSER", name) })
+		c := redis.NewClient(&redis.Options{Addr: r.Nodes[0].Addr, Username: name, Password: "SECRET", DisableIdentity: true})
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	shop := setUser("api-control.md", "shop")
+	setUser("redis-model.md", "chatgate")
+	for _, command := range [][]any{{"ACL", "LOG", "RESET"}, {"SCRIPT", "FLUSH"}} {
+		if _, err := r.Do(command...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	as := *r
+	as.URL = strings.Replace(r.URL, "redis://", "redis://chatgate:SECRET@", 1)
+	StartGateway(t, &as, Options{Name: "a", Flags: takesCommands})
+	for i := range 3 {
+		if err := shop.XAdd(t.Context(), &redis.XAddArgs{Stream: commandStream, Values: []string{"op", "sendMessage", "body", `{"to":["bob"],"content":1}`, "reply", "shop"}}).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if err := Poll(6*Deadline, func() error {
+			answers, err := shop.XRange(t.Context(), commandReplies+"shop", "-", "+").Result()
+			if err == nil && len(answers) != i+1 {
+				err = fmt.Errorf("%d answers", len(answers))
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Long enough for a look at what others have in hand.
+	if err := Poll(6*Deadline, func() error {
+		refused, err := r.Do("ACL", "LOG")
+		if list, ok := refused.([]any); err != nil || !ok || len(list) > 0 {
+			t.Fatalf("refused: %v, %v", refused, err)
+		}
+		calls, err := r.Do("INFO", "commandstats")
+		if err == nil && !strings.Contains(fmt.Sprint(calls), "cmdstat_xinfo") {
+			err = errors.New("nobody looked yet")
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"cg:{all}:ev", commandReplies + "others", deadCommands, commandStream + "x"} {
+		if err := shop.XAdd(t.Context(), &redis.XAddArgs{Stream: key, Values: []string{"a", "b"}}).Err(); err == nil || !strings.Contains(err.Error(), "NOPERM") {
+			t.Errorf("a backend may write to %s: %v", key, err)
+		}
 	}
 }

@@ -2,7 +2,7 @@
 --
 -- KEYS  1 conns
 -- ARGV  1 channel prefix  2 connection id ('' for all of the user)
---       3 close code  4 reason (no spaces)  5 by
+--       3 close code  4 reason (packed: no spaces)  5 by
 -- Returns { how many were marked by this call, then the ids of all that are marked
 --   now and were asked for, whoever marked them }
 -- Atomic. Runs twice safely: a marked entry is not marked again.
