@@ -50,8 +50,12 @@ func callsTable() string {
 	var out strings.Builder
 	out.WriteString("| call | scope | |\n|---|---|---|\n")
 	for _, o := range operations {
+		page := "" // this one
+		if o.Scope == ScopeControl || o.Scope == ScopeTrace || o == getConnection {
+			page = "api-control.md"
+		}
 		anchor := strings.ToLower(strings.NewReplacer(" ", "-", "'", "").Replace(o.Summary))
-		fmt.Fprintf(&out, "| `%s %s` | `%s` | [%s](#%s) |\n", o.Method, o.Path, o.Scope, o.Summary, anchor)
+		fmt.Fprintf(&out, "| `%s %s` | `%s` | [%s](%s#%s) |\n", o.Method, o.Path, o.Scope, o.Summary, page, anchor)
 	}
 	return out.String()
 }

@@ -5,6 +5,7 @@ package gatewaytest
 import (
 	"encoding/json"
 	"maps"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,14 +52,15 @@ func TestTheCallsThatControlAreAnsweredAsDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	calls := examples(t, "docs", "api-control.md")
+	url := regexp.MustCompile(`http://127\.0\.0\.1:9090/api/v1([^' ]*)`)
 	r := Shared(t, Standalone)
 	g := StartGateway(t, r, Options{Name: "a", Flags: []string{"--drain.delay=0s", "--drain.window=0s", "--api.commands=send,control"}})
-	examples := regexp.MustCompile("(?ms)^```sh\n(curl .*?)^```\n```json\n(.*?)^```").FindAllStringSubmatch(string(page), -1)
-	if len(examples) < 9 {
-		t.Fatalf("only %d calls", len(examples))
+	if len(calls) < 9 {
+		t.Fatalf("only %d calls", len(calls))
 	}
-	for _, e := range examples {
-		call := e[1]
+	for _, e := range calls {
+		call := e.command
 		drained := strings.Contains(call, "/resume")
 		var alice *Client
 		if !drained {
@@ -96,7 +98,13 @@ func TestTheCallsThatControlAreAnsweredAsDocumented(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", call, err)
 		}
-		got, want := fieldsOfAnswer(t, string(out)), fieldsOfAnswer(t, e[2])
+		got, want := fieldsOfAnswer(t, string(out)), fieldsOfAnswer(t, e.answer)
+		if path := url.FindStringSubmatch(e.command)[1]; !strings.HasPrefix(path, "/trace") {
+			a := Answered{Status: 200, Header: http.Header{"Content-Type": {"application/json"}}, Body: out}
+			if err := asDescribed(methodOf(e.command), path, a); err != nil {
+				t.Errorf("%s: %v", call, err)
+			}
+		}
 		// Maps and lists may be empty, then or here.
 		for _, name := range want {
 			if !slices.Contains(got, name) && name != ".live.rooms" {

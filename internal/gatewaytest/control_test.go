@@ -357,6 +357,9 @@ func TestARebalanceMovesWhatIsAboveTheMean(t *testing.T) {
 		if err != nil || ended.Code != 4005 || !ended.Closing.Reconnect || ended.Closing.Reason != "rebalance" {
 			t.Fatalf("client %d: %v, %v", i, ended, err)
 		}
+		if i == 0 && clients[99].Ended() != nil {
+			t.Error("the last of a hundred ended with the first")
+		}
 		least := 1
 		if counts[2] < counts[1] {
 			least = 2
