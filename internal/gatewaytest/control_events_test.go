@@ -1,4 +1,4 @@
-//go:build !secondpass
+//go:build !race
 
 package gatewaytest
 
