@@ -25,11 +25,11 @@ type SendRequest struct {
 	IdempotencyKey protocol.MessageID `header:"Idempotency-Key" doc:"The message's id, in a header; the same as the field id."`
 	To             []protocol.UserID  `json:"to,omitempty" max:"1000" doc:"Users. One named twice gets it once." example:"[\"bob\"]"`
 	Rooms          []protocol.RoomID  `json:"rooms,omitempty" max:"1000" doc:"Rooms. With to, 1,000 receivers at most." example:"[\"lobby\"]"`
-	Everyone       bool               `json:"everyone,omitempty" doc:"Whoever is connected now, once; not together with to and rooms."`
+	Everyone       bool               `json:"everyone,omitempty" doc:"Whoever is connected now, at most once; not together with to and rooms. Nothing remembers it: the same call again is the same message again, under its id."`
 	Content        json.RawMessage    `json:"content" required:"" doc:"Any JSON value, null too; receivers get it as the bytes that came."`
 	From           protocol.UserID    `json:"from,omitempty" doc:"Who it is from, any name. Absent: the setting api.from."`
-	ID             protocol.MessageID `json:"id,omitempty" doc:"The idempotency key, unique for from: the same again stores nothing and gets the first answer again. Absent: one is made."`
-	Ephemeral      bool               `json:"ephemeral,omitempty" doc:"For those who are there now: stored nowhere, at most once."`
+	ID             protocol.MessageID `json:"id,omitempty" doc:"The idempotency key, unique for from: the same again stores nothing and gets the first answer again, for ten minutes at least. Absent: one is made."`
+	Ephemeral      bool               `json:"ephemeral,omitempty" doc:"For those who are there now: stored nowhere, remembered nowhere, at most once."`
 }
 
 // SendAnswer says what became of a message.
