@@ -100,6 +100,10 @@ func checkHost(host string, allowed []netip.Prefix) error {
 		}
 		return nil
 	}
+	if strings.ContainsFunc(host, func(r rune) bool { return r >= 0x80 }) {
+		// Digits of other scripts become ours on the way to the name server.
+		return fmt.Errorf("host %q: write it in ASCII, as in xn--bcher-kva.example", host)
+	}
 	last := strings.TrimSuffix(host, ".")
 	last = last[strings.LastIndexByte(last, '.')+1:]
 	if _, err := strconv.ParseUint(last, 0, 64); err == nil || last != "" && strings.Trim(last, "0123456789") == "" {

@@ -140,6 +140,9 @@ func (c *carrier) take(h *haul, taken int) {
 	for _, e := range h.batch[:taken] {
 		h.acks = append(h.acks, e.entry)
 		h.ackN = e.N
+		if !c.filter.Passes(e) {
+			c.counts.filtered.Add(1)
+		}
 	}
 	h.batch = h.batch[taken:]
 }
@@ -287,7 +290,6 @@ func (c *carrier) start(ctx context.Context, h *haul, began time.Time) {
 			meant, at = append(meant, e), append(at, i)
 		}
 	}
-	c.counts.filtered.Add(uint64(len(h.batch) - len(meant)))
 	if len(meant) == 0 {
 		c.take(h, len(h.batch))
 		h.next = time.Time{}
@@ -351,7 +353,8 @@ func (c *carrier) attempt(ctx context.Context, events []*Event) (int, error) {
 }
 
 // finish waits a moment for what is being delivered, acknowledges it, and gives up
-// the leases.
+// the leases. A write to a disk or a pipe that stands still can't be cut short: it
+// is left behind, like one of a gateway that was killed.
 func (c *carrier) finish(ctx context.Context, stop context.CancelFunc) {
 	done := make(chan struct{})
 	go func() {
@@ -359,8 +362,12 @@ func (c *carrier) finish(ctx context.Context, stop context.CancelFunc) {
 		close(done)
 	}()
 	late := time.AfterFunc(c.cfg.StopWait, stop)
-	<-done
-	late.Stop()
+	defer late.Stop()
+	select {
+	case <-done:
+	case <-time.After(c.cfg.StopWait + c.cfg.Timeout):
+		c.log.Warn("a delivery does not end, and is left behind")
+	}
 	for len(c.results) > 0 {
 		c.note(<-c.results)
 	}

@@ -340,3 +340,65 @@ func TestAFilterPassesOverTheRest(t *testing.T) {
 		t.Errorf("counted %+v", s)
 	}
 }
+
+// Redis' clock is set back by an hour, or a master with another clock takes over, while a lease runs whose holder is dead. Nobody waits out the hour.
+func TestALeaseOfTheFutureIsNone(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		w, to := newWorld(t, r), gatewaytest.StartReceiver(t)
+		for _, g := range w.layout.Groups() {
+			till := time.Now().Add(time.Hour).UnixMilli()
+			if err := r.Client().HSet(context.Background(), keyspace.Sinks(g), "web", fmt.Sprintf("dead-1 %d 0 0", till)).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.happenEach(2, 0, 10)
+		w.gateway("a", webhookTo(to, Filter{}))
+		w.wantEach(to, 2, 10)
+	})
+}
+
+// A failover forgets what was written, read and acknowledged. What the gateway still acknowledges then says nothing of what is read next.
+func TestNoMoreIsAcknowledgedThanWasRead(t *testing.T) {
+	w := newWorld(t, gatewaytest.Shared(t, gatewaytest.Standalone))
+	cfg := DefaultConfig()
+	cfg.Gateway, cfg.Layout, cfg.Log = "a-1", w.layout, newSilent()
+	s := sinkNamed("web", Filter{})
+	client := w.client()
+	t.Cleanup(func() { client.Close() })
+	c := newCarrier(client, &cfg, &s, nil)
+	h := c.hauls[0]
+	w.happenEach(1, 0, 3)
+	for _, ask := range []struct {
+		read  string
+		acked uint64
+		want  uint64
+	}{{"", 0, 0}, {"20", 20, 3}} {
+		args := []any{"web", "a-1", 60_000, 0, ask.read, ask.acked}
+		if ask.read == "" {
+			args[3] = 5
+		} else {
+			args = append(args, "1-1")
+		}
+		v, err := c.script.Run(context.Background(), client, h.keys, args...).Result()
+		a, err := c.parse(h, v, err)
+		if err != nil || a.acked != ask.want {
+			t.Errorf("acked %d, want %d (%v)", a.acked, ask.want, err)
+		}
+	}
+}
+
+// A batch that is given to the sink in several goes counts what is not meant for it once.
+func TestWhatIsPassedOverIsCountedOnce(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Log = newSilent()
+	s := sinkNamed("web", Filter{Users: []string{"alice"}})
+	c := newCarrier(nil, &cfg, &s, nil)
+	h := c.hauls[0]
+	h.batch = []*Event{{User: "bob"}, {User: "alice"}, {User: "bob"}, {User: "alice"}, {User: "bob"}}
+	for _, taken := range []int{3, 0, 2} {
+		c.take(h, taken)
+	}
+	if n := c.counts.filtered.Load(); n != 3 || len(h.batch) != 0 {
+		t.Errorf("%d passed over, %d left", n, len(h.batch))
+	}
+}

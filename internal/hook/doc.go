@@ -9,7 +9,8 @@
 // change it tells of, and to gateway what is configured.
 //
 // Goroutines: one for each sink, which alone speaks to Redis for it, and while a
-// group has events to deliver one for that. Run joins them all. Nothing of a
+// group has events to deliver one for that. Run joins them all, but for a write to a
+// file that stands still. Nothing of a
 // message's way to its receiver waits for any of them: they have a Redis client of
 // their own, and hold one batch for each group and sink at most.
 //

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -146,10 +147,22 @@ func (d *database) exec(ctx context.Context, tx *sql.Tx, i int, e *Event) error 
 		defer prepared.Close()
 	}
 	_, err = prepared.ExecContext(ctx, d.statements[i].args(e)...)
-	if m, ok := errors.AsType[*mysql.MySQLError](err); ok && m.Number == errDuplicateKey {
-		return nil // it is there already, which is what a second delivery finds
+	if m, ok := errors.AsType[*mysql.MySQLError](err); ok {
+		switch m.Number {
+		case errDuplicateKey:
+			return nil // it is there already, which is what a second delivery finds
+		case errUnknownStatement, errPrepareAgain:
+			d.forget(i) // what stands between forgot it, or the server did
+		}
 	}
 	return err
+}
+
+// forget has a statement prepared anew. The old one may be in use: it goes with its connection.
+func (d *database) forget(i int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.prepared[i] = nil
 }
 
 // prepare returns a statement as the server has it. Until the server can be
@@ -175,17 +188,32 @@ func (d *database) prepare(ctx context.Context, i int) (*sql.Stmt, error) {
 	return s, nil
 }
 
-const errDuplicateKey = 1062
+const (
+	errDuplicateKey     = 1062
+	errUnknownStatement = 1243
+	errPrepareAgain     = 1615
+)
+
+// aboutValues are errors about a value whose SQLSTATE doesn't say so: MySQL has HY000
+// for many of them where MariaDB has 22 or 23.
+var aboutValues = []uint16{
+	1265,             // data truncated
+	1267, 1270, 1271, // a text that the column's character set can't be compared with
+	1300, 1366, 3854, 3988, // or does not have
+	1411, 1525, // no such number, date or time
+	3819, // a CHECK constraint
+}
 
 // refusal reports whether an error is the database's last word on the values of an
-// event: a value that doesn't fit its column, or that a constraint forbids. All else
-// is tried again: deadlocks and timeouts pass, and a missing table, a wrong
-// statement or a forbidden one is the operator's to mend.
+// event: a value that doesn't fit its column, or that a constraint or a trigger (45,
+// SIGNAL) forbids. All else is tried again: deadlocks and timeouts pass, and a
+// missing table, a wrong statement or a forbidden one is the operator's to mend.
 func refusal(err error) (number uint16, state string, ok bool) {
 	m, is := errors.AsType[*mysql.MySQLError](err)
 	if !is || errors.Is(err, driver.ErrBadConn) {
 		return 0, "", false
 	}
 	state = string(m.SQLState[:])
-	return m.Number, state, state[:2] == "22" || state[:2] == "23"
+	class := state[:2]
+	return m.Number, state, class == "22" || class == "23" || class == "45" || slices.Contains(aboutValues, m.Number)
 }

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-sql-driver/mysql"
+
 	"chatgate/internal/gatewaytest"
 )
 
@@ -108,14 +110,52 @@ func TestWhatTheDatabaseRefusesHoldsNothingUp(t *testing.T) {
 		return nil
 	})
 	must(t, m.Exec("CREATE TABLE "+db+".narrow (user VARCHAR(5) PRIMARY KEY, seat INT NOT NULL)"))
+	must(t, m.Exec("CREATE TRIGGER "+db+".unlucky BEFORE INSERT ON "+db+".narrow FOR EACH ROW "+
+		"IF NEW.seat = 13 THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'unlucky'; END IF"))
+	w.happen("erin", "meta", `{"seat":13}`)
 	w.happen("a name that is too long", "meta", `{"seat":2}`)
 	w.happen("bob", "meta", `{"seat":"front"}`)
 	w.happen("carol") // no seat
 	w.happen("alice", "meta", `{"seat":9}`)
 	w.happen("dave", "meta", `{"seat":3}`)
 	w.wantRows(m, "SELECT user, seat FROM "+db+".narrow ORDER BY user", "alice 1", "dave 3")
-	if s := w.wantSettled(a); s.Refused != 3 || s.Delivered != 3 {
+	if s := w.wantSettled(a); s.Refused != 4 || s.Delivered != 3 {
 		t.Errorf("counted %+v", s)
+	}
+}
+
+// A name that the character set of the column lacks can't even be compared with it. That is the name's fault.
+func TestANameTheColumnCanNotHoldHoldsNothingUp(t *testing.T) {
+	m, db := gatewaytest.SharedMariaDB(t)
+	must(t, m.Exec("CREATE TABLE "+db+".old (user VARCHAR(64) PRIMARY KEY, n INT DEFAULT 0) CHARACTER SET latin1"))
+	must(t, m.Exec("INSERT INTO "+db+".old (user) VALUES ('alice')"))
+	w := newWorld(t, gatewaytest.Shared(t, gatewaytest.Embedded))
+	a := w.gateway("a", into(m, db, StatementConfig{SQL: "UPDATE old SET n = n + 1 WHERE user = :user"}))
+	w.happen("😀")
+	w.happen("alice")
+	w.wantRows(m, "SELECT n FROM "+db+".old", "1")
+	w.wantSettled(a)
+}
+
+// What MySQL says of a value, in numbers that MariaDB has other states for.
+func TestWhatIsTheLastWordOfADatabase(t *testing.T) {
+	for name, tc := range map[string]struct {
+		number uint16
+		state  string
+		last   bool
+	}{
+		"too long": {1406, "22001", true}, "null": {1048, "23000", true}, "no number, MySQL": {1366, "HY000", true},
+		"no number, MariaDB": {1366, "22007", true}, "collations": {1267, "HY000", true}, "check, MySQL": {3819, "HY000", true},
+		"signal": {1644, "45000", true}, "truncated": {1265, "01000", true},
+		"deadlock": {1213, "40001", false}, "lock timeout": {1205, "HY000", false}, "no table": {1146, "42S02", false},
+		"no right": {1142, "42000", false}, "read only": {1290, "HY000", false}, "shutdown": {1053, "08S01", false},
+		"full": {1114, "HY000", false},
+	} {
+		err := &mysql.MySQLError{Number: tc.number}
+		copy(err.SQLState[:], tc.state)
+		if _, _, last := refusal(fmt.Errorf("executing: %w", err)); last != tc.last {
+			t.Errorf("%s: %v", name, last)
+		}
 	}
 }
 

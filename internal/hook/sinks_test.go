@@ -10,7 +10,9 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"chatgate/internal/gatewaytest"
 )
@@ -154,6 +156,40 @@ func TestSinksThatAreRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Nobody reads the pipe that a sink writes to. The gateway ends all the same, and so do the other sinks.
+func TestAWriteThatStandsStillIsLeftBehind(t *testing.T) {
+	w := newWorld(t, gatewaytest.Shared(t, gatewaytest.Embedded))
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Skipf("no pipes here: %v", err)
+	}
+	s := sinkNamed("lines", Filter{})
+	s.File = &FileConfig{Path: pipe}
+	a := w.gateway("a", s)
+	w.happen("alice")
+	w.eventually(func() error {
+		if a.hooks.Stats()[0].Backlog != 1 {
+			return fmt.Errorf("nothing is on its way")
+		}
+		return nil
+	})
+	stopped := make(chan struct{})
+	go func() {
+		a.stop()
+		close(stopped)
+	}()
+	select {
+	case <-stopped:
+	case <-time.After(patience):
+		t.Error("the gateway does not end")
+	}
+	// So that nothing is left of it behind the test.
+	if reader, err := os.OpenFile(pipe, os.O_RDONLY, 0); err == nil {
+		_ = reader.Close()
+	}
+	<-stopped
 }
 
 func quotedJSON(s string) string {

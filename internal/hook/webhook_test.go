@@ -100,6 +100,8 @@ func TestNoAddressThatIsNotPublicIsReached(t *testing.T) {
 		"short":                    "127.1",
 		"with a dot":               "127.0.0.1.",
 		"decimal with a dot":       "2130706433.",
+		"digits of another script": "\uff11\uff12\uff17.\uff10.\uff10.\uff11",
+		"digits in circles":        "\u2460\u2461\u2466.\u24ea.\u24ea.\u2460",
 		"IPv6 loopback":            "[::1]",
 		"IPv6 unspecified":         "[::]",
 		"IPv6 mapped":              "[::ffff:127.0.0.1]",
@@ -166,6 +168,112 @@ func TestTheAddressIsJudgedWhenItIsConnectedTo(t *testing.T) {
 	if to.Requests() != 0 {
 		t.Error("reached")
 	}
+}
+
+// The name server answers with a public address first, and with this machine's as soon as anybody trusts it: at the next look-up, or beside the
+// public one. What is connected to is refused each time, and tried again each time.
+func TestANameThatMovesIsNotFollowed(t *testing.T) {
+	to := gatewaytest.StartReceiver(t)
+	u, _ := url.Parse(to.URL)
+	for name, answers := range map[string][][]string{
+		"moved":    {{"192.0.2.1"}, {"127.0.0.1"}, {"127.0.0.1"}},
+		"beside":   {{"192.0.2.1", "127.0.0.1"}, {"127.0.0.1", "192.0.2.1"}},
+		"mapped":   {{"::ffff:127.0.0.1"}},
+		"of IPv6":  {{"::1"}},
+		"metadata": {{"169.254.169.254"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked := nameServer(t, answers)
+			s := webhookTo(to, Filter{})
+			s.Webhook.URL, s.Webhook.Allow = "http://hooks.example.com:"+u.Port()+"/events", []string{"10.0.0.0/8"}
+			if err := s.Validate(); err != nil {
+				t.Fatal(err)
+			}
+			for range len(answers) {
+				if err := deliverOne(t, s); err == nil {
+					t.Error("delivered")
+				}
+			}
+			if asked() == 0 {
+				t.Error("the name was never looked up")
+			}
+		})
+	}
+	if n := to.Requests(); n != 0 {
+		t.Errorf("reached %d times", n)
+	}
+	// And where it is allowed, the same name leads there.
+	nameServer(t, [][]string{{"127.0.0.1"}})
+	s := webhookTo(to, Filter{})
+	s.Webhook.URL = "http://hooks.example.com:" + u.Port() + "/events"
+	if err := deliverOne(t, s); err != nil || to.Requests() != 1 {
+		t.Errorf("%d requests, %v", to.Requests(), err)
+	}
+}
+
+// nameServer has this process ask a name server that gives these answers, one after the other, the last again and again. It returns how
+// often it was asked.
+func nameServer(t *testing.T, answers [][]string) (asked func() int) {
+	t.Helper()
+	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var queries atomic.Int64
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		packet := make([]byte, 512)
+		for {
+			n, from, err := socket.ReadFrom(packet)
+			if err != nil {
+				return
+			}
+			if reply := dnsReply(packet[:n], answers, &queries); reply != nil {
+				_, _ = socket.WriteTo(reply, from)
+			}
+		}
+	}()
+	before := net.DefaultResolver
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "udp", socket.LocalAddr().String())
+	}}
+	t.Cleanup(func() {
+		net.DefaultResolver = before
+		_ = socket.Close()
+		<-done
+	})
+	return func() int { return int(queries.Load()) }
+}
+
+// dnsReply answers a question of one name (RFC 1035 section 4) with the addresses of its kind.
+func dnsReply(query []byte, answers [][]string, queries *atomic.Int64) []byte {
+	const header = 12
+	end := header
+	for end < len(query) && query[end] != 0 {
+		end += 1 + int(query[end])
+	}
+	end += 5 // the root, type and class
+	if end > len(query) {
+		return nil
+	}
+	kind := query[end-3] // 1: A, 28: AAAA
+	n := int(queries.Load())
+	if kind == 1 {
+		n = int(queries.Add(1)) - 1
+	}
+	reply := append([]byte{query[0], query[1], 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0}, query[header:end]...)
+	for _, text := range answers[min(n, len(answers)-1)] {
+		addr := netip.MustParseAddr(text)
+		if (kind == 1) != addr.Is4() || kind != 1 && kind != 28 {
+			continue
+		}
+		raw := addr.AsSlice()
+		reply = append(reply, 0xc0, header, 0, kind, 0, 1, 0, 0, 0, 0, 0, byte(len(raw)))
+		reply = append(reply, raw...)
+		reply[7]++
+	}
+	return reply
 }
 
 // A redirect is not followed, wherever it leads: the receiver that was configured did not take the events.

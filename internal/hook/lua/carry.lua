@@ -62,7 +62,10 @@ local function ask(command)
 end
 
 if holder and holder ~= gw then
-  if tonumber(till) > now or count <= 0 then
+  -- A lease that ends later than any can was given by a clock that has been set back since, or by that of a
+  -- master that failed: its holder says it anew within a second, or is dead.
+  local runs = tonumber(till) > now and tonumber(till) <= now + 2 * tonumber(ARGV[3])
+  if runs or count <= 0 then
     state = 'held'
     return answer()
   end
@@ -75,7 +78,8 @@ end
 
 if #ARGV > 6 then
   ask(function() return redis.pcall('XACK', KEYS[1], sink, unpack(ARGV, 7)) end)
-  acked = math.max(acked, tonumber(ARGV[6]))
+  -- No more than was read: a failover may have forgotten what the gateway still knows.
+  acked = math.max(acked, math.min(tonumber(ARGV[6]), read))
 end
 if count <= 0 then
   save(count < 0 and 0 or now + tonumber(ARGV[3]))
