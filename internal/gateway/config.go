@@ -9,6 +9,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -164,6 +165,7 @@ type HistoryConfig struct {
 type EventsConfig struct {
 	Kept  int  `default:"250000" help:"Events kept for sinks that fall behind, about and in all (Redis Cluster keeps a 64th in each group); the oldest go first."`
 	Write bool `negatable:"" help:"Write events although this gateway has no sink: other gateways carry them."`
+	Rooms bool `default:"true" negatable:"" help:"Write who joins and who leaves a room, where a sink takes such events."`
 
 	Sinks []hook.SinkConfig `kong:"-"` // in the file only
 }
@@ -174,6 +176,20 @@ func (c EventsConfig) written(groups int) int {
 		return 0
 	}
 	return (c.Kept + groups - 1) / groups
+}
+
+// roomsWritten is the same of events of rooms. They may be many more than all others, and would push those out, so
+// they are not written for nobody.
+func (c EventsConfig) roomsWritten(groups int) int {
+	if !c.Rooms || !c.Write && !c.taken("joined") && !c.taken("left") {
+		return 0
+	}
+	return c.written(groups)
+}
+
+// taken reports whether a sink may take events of a type.
+func (c EventsConfig) taken(name string) bool {
+	return slices.ContainsFunc(c.Sinks, func(s hook.SinkConfig) bool { return s.Takes(name) })
 }
 
 // DrainConfig says how a gateway leaves. Together they should stay below the time the service manager waits before it kills.
@@ -324,6 +340,9 @@ func (c Config) validateSinks(wrong func(name, format string, args ...any)) {
 			wrong(sinksName, "%s: name: is that of two sinks", s.Name)
 		}
 		names[s.Name] = true
+		if !c.Events.Rooms && len(s.Types) > 0 && (s.Takes("joined") || s.Takes("left")) {
+			wrong(sinksName, "%s: types: joined and left need events.rooms", s.Name)
+		}
 		if s.Redis != nil && s.Redis.URL != "" {
 			if _, err := (RedisConfig{URL: s.Redis.URL, Mode: "auto"}).Universal(); err != nil {
 				wrong(sinksName, "%s: %v", s.Name, err)

@@ -144,3 +144,38 @@ func TestTheSinksOfTheDocumentAreValid(t *testing.T) {
 		}
 	}
 }
+
+// Events of rooms are written where a sink takes them, and not for a sink that wants others.
+func TestEventsOfRoomsNeedASinkThatTakesThem(t *testing.T) {
+	for name, tc := range map[string]struct {
+		types string
+		more  string
+		kept  int
+	}{
+		"all types":               {"[]", "", 100},
+		"one of them":             {"[left]", "", 100},
+		"others":                  {"[connect]", "", 0},
+		"others carry":            {"[connect]", "  write: true\n", 100},
+		"all types, switched off": {"[]", "  rooms: false\n", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := parseSinks(t, "events:\n  kept: 6400\n"+tc.more+"  sinks:\n    - {name: a, types: "+tc.types+", file: {path: '-'}}\n")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Validate(); err != nil {
+				t.Error(err)
+			}
+			if got := c.Events.roomsWritten(64); got != tc.kept || c.Events.written(64) != 100 {
+				t.Errorf("%d events of rooms are kept, %d in all", got, c.Events.written(64))
+			}
+		})
+	}
+	c, err := parseSinks(t, "events:\n  rooms: false\n  sinks:\n    - {name: a, types: [joined], file: {path: '-'}}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "events.rooms") {
+		t.Errorf("a sink wants what is not written: %v", err)
+	}
+}

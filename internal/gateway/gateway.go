@@ -139,7 +139,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 		return nil, err
 	}
 	pc.OldestStay = cfg.Limits.ClassPolicy == "oldest"
-	pc.EventsKept = cfg.Events.written(len(b.layout.Groups()))
+	pc.EventsKept, pc.RoomEventsKept = cfg.Events.written(len(b.layout.Groups())), cfg.Events.roomsWritten(len(b.layout.Groups()))
 	pc.Lost = handler.EndOf(connection.Cause{Kind: connection.KindGatewayLost})
 	pc.Abandoned = handler.EndOf(connection.Cause{Kind: connection.KindAbandoned})
 	pc.Each = handler.Each(g.manager)

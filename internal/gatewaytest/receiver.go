@@ -15,12 +15,12 @@ import (
 
 // Received is one event as a webhook got it.
 type Received struct {
-	ID, Type, User, Conn, Gateway, Cause, Kind, Version, Reason, By string
-	N                                                               uint64
-	Code                                                            int
-	Ms                                                              int64
-	Meta                                                            json.RawMessage
-	At                                                              time.Time `json:"-"`
+	ID, Type, User, Room, Conn, Gateway, Cause, Kind, Version, Reason, By string
+	N                                                                     uint64
+	Code, Members                                                         int
+	Ms                                                                    int64
+	Meta                                                                  json.RawMessage
+	At                                                                    time.Time `json:"-"`
 }
 
 // Receiver is a customer's server that gets webhooks. It behaves as it is told.
@@ -118,6 +118,20 @@ func (r *Receiver) Events() []Received {
 	return slices.Clone(r.all)
 }
 
+// From returns those that came behind the first n.
+func (r *Receiver) From(n int) []Received {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.all[n:])
+}
+
+// Count is how many came so far, repetitions among them.
+func (r *Receiver) Count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.all)
+}
+
 // Requests returns how many requests came, whatever was answered.
 func (r *Receiver) Requests() int {
 	r.mu.Lock()
@@ -133,7 +147,7 @@ func (r *Receiver) Last() (*http.Request, []byte) {
 }
 
 // Once returns the events without repetitions, the number of those, and an error when an id came for two different events,
-// or the first deliveries of one user's events are not in their order.
+// or the first deliveries of one user's events are not in their order. What he does in a room has the order of the room.
 func (r *Receiver) Once() (events []Received, again int, err error) {
 	seen := make(map[string]Received)
 	last := make(map[string]Received)
@@ -146,10 +160,14 @@ func (r *Receiver) Once() (events []Received, again int, err error) {
 			continue
 		}
 		seen[e.ID] = e
-		if before := last[e.User]; before.N > e.N {
-			err = fmt.Errorf("%s: %s %d came after %s %d", e.User, e.Type, e.N, before.Type, before.N)
+		of := e.User
+		if e.Room != "" {
+			of = "in " + e.Room
 		}
-		last[e.User] = e
+		if before := last[of]; before.N > e.N {
+			err = fmt.Errorf("%s: %s %d came after %s %d", of, e.Type, e.N, before.Type, before.N)
+		}
+		last[of] = e
 		events = append(events, e)
 	}
 	return events, again, err

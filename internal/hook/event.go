@@ -32,6 +32,7 @@ type Event struct {
 	By      string          `json:"by,omitempty"`
 	Dur     *int64          `json:"dur,omitempty"` // ms
 	Version string          `json:"version,omitempty"`
+	Members *int64          `json:"members,omitempty"`
 	Ms      int64           `json:"ms"` // Redis' clock, since 1970
 
 	entry string // the stream id
@@ -101,6 +102,9 @@ func (e *Event) set(name, value string) {
 		e.Dur = &n
 	case "version":
 		e.Version = value
+	case "members":
+		n := whole()
+		e.Members = &n
 	case "ms":
 		e.Ms = whole()
 	}

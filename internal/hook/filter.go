@@ -21,6 +21,9 @@ func (f *Filter) Passes(e *Event) bool {
 		begins(f.Users, e.User) && begins(f.Rooms, e.Room)
 }
 
+// Takes reports whether events of a type may pass.
+func (f *Filter) Takes(name string) bool { return among(f.Types, name) }
+
 func among(list []string, value string) bool {
 	return len(list) == 0 || slices.Contains(list, value)
 }

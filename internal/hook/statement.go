@@ -37,6 +37,7 @@ var fields = map[string]func(*Event) any{
 	"by":      func(e *Event) any { return orNull(e.By) },
 	"dur":     func(e *Event) any { return orNullPointer(e.Dur) },
 	"version": func(e *Event) any { return orNull(e.Version) },
+	"members": func(e *Event) any { return orNullPointer(e.Members) },
 	"ms":      func(e *Event) any { return e.Ms },
 	// As a DATETIME(3), in UTC whatever the server's zone.
 	"time": func(e *Event) any { return time.UnixMilli(e.Ms).UTC().Format("2006-01-02 15:04:05.000") },

@@ -50,8 +50,11 @@ type Config struct {
 	Timeout time.Duration
 	// LogTTL is how long an unused log head (position, epochs) is kept.
 	LogTTL time.Duration
-	// EventsKept bounds the stream of presence events of each group; 0 writes none.
+	// EventsKept bounds the stream of events of each group; 0 writes none.
 	EventsKept int
+	// RoomEventsKept is the same where users join and leave rooms: it is EventsKept,
+	// or 0 where nobody wants to hear of that.
+	RoomEventsKept int
 	// Lost is the end of a connection that was reaped with its gateway, Abandoned
 	// that of an entry nobody holds a socket for.
 	Lost, Abandoned End

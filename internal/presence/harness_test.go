@@ -456,17 +456,26 @@ func (f *fleet) allEvents() map[string][]event {
 
 func (f *fleet) eventsOf(g keyspace.Group) map[string][]event {
 	f.t.Helper()
+	all := make(map[string][]event)
+	for _, e := range f.entriesOf(g) {
+		all[e["user"]] = append(all[e["user"]], e)
+	}
+	return all
+}
+
+// entriesOf are the events of a group, in their order.
+func (f *fleet) entriesOf(g keyspace.Group) (all []event) {
+	f.t.Helper()
 	entries, err := f.client.XRange(context.Background(), keyspace.Events(g), "-", "+").Result()
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	all := make(map[string][]event)
 	for _, x := range entries {
 		e := make(event)
 		for k, v := range x.Values {
 			e[k] = fmt.Sprint(v)
 		}
-		all[e["user"]] = append(all[e["user"]], e)
+		all = append(all, e)
 	}
 	return all
 }

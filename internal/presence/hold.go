@@ -58,6 +58,7 @@ type holding struct {
 // What the hold script is told to do with an address.
 const (
 	wordHold  = "+"
+	wordAgain = "*" // and the registry knew of the user before
 	wordLeave = "="
 	wordLetGo = "-"
 	// and answers to the last when there was more to do than one call may.
@@ -144,7 +145,7 @@ func (r *Registry) runHoldings(g *group, b []*holding) {
 	}
 	for i, h := range b {
 		switch {
-		case words[i] == wordHold:
+		case words[i] == wordHold || words[i] == wordAgain:
 			h.standing = parseStanding(h.address, lines[i])
 			r.entered(g, h)
 		case lines[i] == wordMore:
@@ -200,7 +201,10 @@ func (r *Registry) refuseHoldings(g *group, b []*holding, err error) {
 }
 
 func (r *Registry) holdKeys(g *group, owner protocol.GatewayID) []string {
-	return []string{keyspace.Leases(g.name), keyspace.Line(g.name), keyspace.Own(g.name, owner), keyspace.Memberships(g.name)}
+	return []string{
+		keyspace.Leases(g.name), keyspace.Line(g.name), keyspace.Own(g.name, owner), keyspace.Memberships(g.name),
+		keyspace.Events(g.name), keyspace.Numbers(g.name), keyspace.Tombstones(g.name),
+	}
 }
 
 func appendHoldKeys(keys []string, a protocol.Address) []string {
@@ -213,7 +217,7 @@ func appendHoldKeys(keys []string, a protocol.Address) []string {
 func (r *Registry) holdArgs(g *group, owner protocol.GatewayID, reapAfter string) []any {
 	return []any{
 		string(owner), r.cfg.Lease.Milliseconds(), protocol.NewEpoch(), r.cfg.LogTTL.Milliseconds(), reapAfter,
-		keyspace.ChannelPrefix(g.name), r.cfg.MemberPushes,
+		keyspace.ChannelPrefix(g.name), r.cfg.MemberPushes, r.cfg.RoomEventsKept,
 	}
 }
 
@@ -339,6 +343,8 @@ func (h *holds) words(b []*holding) []string {
 			out[i] = wordLetGo
 		case b[i].user != "" && x.users[b[i].user] == nil:
 			out[i] = wordLeave
+		case b[i].user != "" && x.users[b[i].user].there:
+			out[i] = wordAgain
 		default:
 			out[i] = wordHold
 		}

@@ -1,11 +1,8 @@
--- Online and offline, once for the whole cluster. Needs clock, line and entry.
+-- Online and offline, once for the whole cluster. Needs clock, line, event and entry.
 -- The state key holds "epoch n state ms line": n grows by one with every change, so
 -- it is odd while the user is online. The epoch is random and lasts as long as the
 -- key (while the user is online, and some weeks longer) and Redis' history line: a
 -- failover may have forgotten changes that were told, and their n comes again.
---   emit(ctx, ...)   appends an event to the stream, when the caller keeps one. Its
---     field n counts the events of the group, so that a hole in what is read back
---     says how many were trimmed before anyone read them. (No gateway id is 'ev'.)
 --   goOnline, goOffline(ctx, user, keys): the change, its event and the word to
 --     the gateways where somebody watches; nothing when the state is so already.
 --     goOnline(..., true) makes no event: Redis lost the state of a user who never
@@ -15,12 +12,6 @@
 -- ctx: { ev = key, max = events kept (0: none), off = key, num = key, prefix = channels,
 --        fresh = epoch, line = history line, where it is known already }
 local STATE_TTL = 37 * 86400 * 1000
-local function emit(ctx, ...)
-  if ctx.max > 0 then
-    local n = redis.call('HINCRBY', ctx.num, 'ev', 1)
-    redis.call('XADD', ctx.ev, 'MAXLEN', '~', ctx.max, '*', 'n', int(n), ...)
-  end
-end
 local function change(ctx, user, stateKey, watchKey, to, again)
   local epoch, n, state, line = string.match(redis.call('GET', stateKey) or '', '^(%S+) (%d+) (%S+) %d+ ?(%S*)$')
   if state == to or (not state and to == 'offline') then return end

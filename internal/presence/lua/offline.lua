@@ -11,6 +11,7 @@
 --#include line
 --#include life
 --#include entry
+--#include event
 --#include state
 
 if quietTime(KEYS[3]) then return {} end

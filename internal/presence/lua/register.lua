@@ -24,6 +24,7 @@
 --#include life
 --#include log
 --#include entry
+--#include event
 --#include state
 
 local gw, prefix, ttl, stale, oldestStay = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[9] == 'oldest'

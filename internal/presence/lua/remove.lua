@@ -20,6 +20,7 @@
 --#include line
 --#include life
 --#include entry
+--#include event
 --#include state
 
 local gw, prefix, grace, reapAfter = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[6]
