@@ -18,14 +18,19 @@ import (
 type Identity struct {
 	User    protocol.UserID
 	TokenID string // jti; may be empty
-	// IssuedAt and Expires are whole seconds since 1970, as in the token.
+	// IssuedAt and Expires are whole seconds since 1970, as in the token; Expires is 0 where only a backend has spoken, and said none.
 	IssuedAt, Expires int64
 	Meta              string // a JSON object without spaces; "": the token has none
 	Grant             Grant
 }
 
-// ExpiresAt is the first moment at which the token is no longer good.
-func (i *Identity) ExpiresAt() time.Time { return time.Unix(i.Expires, 0) }
+// ExpiresAt is the first moment at which the token is no longer good; the zero time: it is good for ever.
+func (i *Identity) ExpiresAt() time.Time {
+	if i.Expires == 0 {
+		return time.Time{}
+	}
+	return time.Unix(i.Expires, 0)
+}
 
 // claims are those that are looked at. Names are matched in exact case, and one that is there twice makes the token malformed: two
 // parsers that choose differently are how a token comes to mean two things.

@@ -19,23 +19,46 @@ type Grant struct {
 
 	// Each is one more than the claim; 0: there is none.
 	messageRate, maxRooms, maxWatches int
+
+	also *Grant // must allow it too; nil: nobody else is asked
 }
 
 // AllowsRoom reports whether the room may be joined, sent to and read.
-func (g *Grant) AllowsRoom(r protocol.RoomID) bool { return g.rooms.match(string(r)) }
+func (g *Grant) AllowsRoom(r protocol.RoomID) bool {
+	return g.rooms.match(string(r)) && (g.also == nil || g.also.AllowsRoom(r))
+}
 
 // AllowsWatch reports whether a user's presence may be asked for and watched.
-func (g *Grant) AllowsWatch(u protocol.UserID) bool { return g.watch.match(string(u)) }
+func (g *Grant) AllowsWatch(u protocol.UserID) bool {
+	return g.watch.match(string(u)) && (g.also == nil || g.also.AllowsWatch(u))
+}
 
 // MessageRate returns the lower of a setting, where 0 is no limit, and the claim; the second result is false when there is neither, and
 // no frame at all is allowed when it is true and the first 0.
-func (g *Grant) MessageRate(setting int) (int, bool) { return lower(setting, g.messageRate) }
+func (g *Grant) MessageRate(setting int) (int, bool) {
+	return g.least(setting, func(g *Grant) int { return g.messageRate })
+}
 
 // MaxRooms does the same for the rooms a connection is in.
-func (g *Grant) MaxRooms(setting int) (int, bool) { return lower(setting, g.maxRooms) }
+func (g *Grant) MaxRooms(setting int) (int, bool) {
+	return g.least(setting, func(g *Grant) int { return g.maxRooms })
+}
 
 // MaxWatches does the same for the users a connection watches.
-func (g *Grant) MaxWatches(setting int) (int, bool) { return lower(setting, g.maxWatches) }
+func (g *Grant) MaxWatches(setting int) (int, bool) {
+	return g.least(setting, func(g *Grant) int { return g.maxWatches })
+}
+
+// least is the lowest of a setting and the claims of all who must allow it.
+func (g *Grant) least(setting int, claim func(*Grant) int) (int, bool) {
+	lowest := claim(g)
+	for x := g.also; x != nil; x = x.also {
+		if n := claim(x); n != 0 && (lowest == 0 || n < lowest) {
+			lowest = n
+		}
+	}
+	return lower(setting, lowest)
+}
 
 func lower(setting, claim int) (int, bool) {
 	switch {

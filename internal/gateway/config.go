@@ -44,6 +44,7 @@ type Config struct {
 	Cluster   ClusterConfig   `embed:"" prefix:"cluster." group:"Cluster (the same on every gateway)"`
 	History   HistoryConfig   `embed:"" prefix:"history." group:"History (the same on every gateway)"`
 	Events    EventsConfig    `embed:"" prefix:"events." group:"Events (the same on every gateway)"`
+	Hooks     HooksConfig     `embed:"" prefix:"hooks." group:"Hooks that decide (the same on every gateway)"`
 	API       APIConfig       `embed:"" prefix:"api." group:"Server API"`
 	Drain     DrainConfig     `embed:"" prefix:"drain." group:"Drain on SIGTERM"`
 	Log       LogConfig       `embed:"" prefix:"log." group:"Log"`
@@ -192,6 +193,37 @@ func (c EventsConfig) taken(name string) bool {
 	return slices.ContainsFunc(c.Sinks, func(s hook.SinkConfig) bool { return s.Takes(name) })
 }
 
+// HooksConfig says what the customer's backend is asked, and where. docs/hooks.md has the questions.
+type HooksConfig struct {
+	Register          string        `zero:"not asked" placeholder:"URL" help:"Asked who registers, and what he may: http:// or https://."`
+	RegisterOnFailure string        `default:"deny" enum:"deny,allow" help:"What is done with a register while the backend does not answer: deny, or allow (what tokens and anonymous users may without it)."`
+	Join              string        `zero:"not asked" placeholder:"URL" help:"Asked which rooms a connection may join."`
+	JoinOnFailure     string        `default:"deny" enum:"deny,allow" help:"What is done with a join while the backend does not answer: deny or allow."`
+	Message           string        `zero:"not asked" placeholder:"URL" help:"Asked before each message, ephemeral ones too; it may change them."`
+	MessageOnFailure  string        `default:"deny" enum:"deny,allow" help:"What is done with a message while the backend does not answer: deny or allow."`
+	Secret            string        `secret:"all" zero:"none" placeholder:"SECRET" help:"Signs what is asked, as webhooks are: whsec_ and base64, or at least 24 characters."`
+	Headers           []string      `zero:"none" placeholder:"NAME" help:"Headers of a client's handshake that the backend gets at register, such as Cookie; 16 KB in all."`
+	Timeout           time.Duration `default:"1s" help:"How long a connection waits for one decision."`
+	MaxInFlight       int           `default:"128" help:"Questions of a kind asked at a time; more wait within hooks.timeout."`
+	Allow             []string      `zero:"none" placeholder:"CIDR" help:"Addresses and ranges that may be asked although they are not public."`
+}
+
+// Decider is the same as package hook wants it.
+func (c HooksConfig) Decider(log *slog.Logger) hook.DeciderConfig {
+	d := hook.DeciderConfig{
+		Asked: make(map[hook.Question]hook.Asked), Secret: c.Secret, Allow: c.Allow,
+		Timeout: c.Timeout, MaxInFlight: c.MaxInFlight, Log: log,
+	}
+	for q, to := range map[hook.Question]struct{ url, onFailure string }{
+		hook.AskRegister: {c.Register, c.RegisterOnFailure}, hook.AskJoin: {c.Join, c.JoinOnFailure}, hook.AskMessage: {c.Message, c.MessageOnFailure},
+	} {
+		if to.url != "" {
+			d.Asked[q] = hook.Asked{URL: to.url, AllowOnFailure: to.onFailure == "allow"}
+		}
+	}
+	return d
+}
+
 // DrainConfig says how a gateway leaves. Together they should stay below the time the service manager waits before it kills.
 type DrainConfig struct {
 	Delay    time.Duration `default:"3s" zero:"at once" help:"Time between turning unready and the first close, for the balancer to notice."`
@@ -252,6 +284,7 @@ func (c Config) Validate() error {
 	verification := c.Auth.Verification(nil)
 	verification.Validate(func(name, format string, args ...any) { wrong("auth."+name, format, args...) })
 	c.validateSinks(wrong)
+	c.validateHooks(wrong)
 	c.validateAPI(wrong)
 	if err := c.Redis.validate(); err != nil {
 		errs = append(errs, err)
@@ -351,6 +384,28 @@ func (c Config) validateSinks(wrong func(name, format string, args ...any)) {
 	}
 }
 
+func (c Config) validateHooks(wrong func(name, format string, args ...any)) {
+	d := c.Hooks.Decider(nil)
+	for _, q := range hook.Questions {
+		if _, asked := d.Asked[q]; !asked {
+			continue
+		}
+		if err := d.Validate(q); err != nil {
+			wrong("hooks."+string(q), "%s", strings.ReplaceAll(strings.TrimPrefix(err.Error(), "webhook.url: "), "webhook.", "hooks."))
+		}
+	}
+	if c.Hooks.Timeout < 10*time.Millisecond || c.Hooks.Timeout > c.Heartbeat.RegisterTimeout && c.Heartbeat.RegisterTimeout > 0 {
+		wrong("hooks.timeout", "must be 10ms to heartbeat.register-timeout")
+	}
+	for _, name := range c.Hooks.Headers {
+		if !validHeader.MatchString(name) {
+			wrong("hooks.headers", "%q is no name of a header", name)
+		}
+	}
+}
+
+var validHeader = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
+
 // checkAddress wants host:port, where the host may be empty (all interfaces) and port 0 means any free one.
 func checkAddress(address string) error {
 	_, port, err := net.SplitHostPort(address)
@@ -406,7 +461,7 @@ func (c Config) Warnings() []string {
 	if c.Insecure {
 		list = append(list, warnInsecure)
 	}
-	if !c.Anonymous() && !c.Auth.Enabled() {
+	if !c.Anonymous() && !c.Auth.Enabled() && c.Hooks.Register == "" {
 		list = append(list, "nobody can register: without auth.issuers and their keys there are anonymous users only, and those are let in on loopback without a proxy, or with insecure")
 	}
 	if c.InternalListen != "" && !onLoopback(c.InternalListen) {
@@ -418,6 +473,11 @@ func (c Config) Warnings() []string {
 	for _, sink := range c.Events.Sinks {
 		if sink.PlainText() {
 			list = append(list, sinksName+": "+sink.Name+": events go beyond this machine by plain http, which others may read")
+		}
+	}
+	for _, q := range hook.Questions {
+		if to, asked := c.Hooks.Decider(nil).Asked[q]; asked && to.PlainText() {
+			list = append(list, "hooks."+string(q)+": the backend is asked by plain http beyond this machine, where others may read and answer")
 		}
 	}
 	return list

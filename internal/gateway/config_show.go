@@ -63,7 +63,9 @@ func (s setting) node() *yaml.Node {
 	}
 	text := fmt.Sprint(v)
 	if s.Secret() && text != "" {
-		text = maskURL(text)
+		if text = maskURL(text); s.flag.Tag.Get("secret") == "all" {
+			text = mask
+		}
 	}
 	if v.Type() == typeLevel {
 		text = strings.ToLower(text)

@@ -49,6 +49,7 @@ type Gateway struct {
 	revoked   *auth.Revocations // nil with tokens
 	handler   *handler.Handler
 	hooks     *hook.Hooks
+	decider   *hook.Decider // nil: nobody is asked
 	api       *api.API
 	commands  *api.Commands
 	public    *door
@@ -171,6 +172,9 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 		return nil, err
 	}
 
+	if g.decider, err = hook.NewDecider(cfg.Hooks.Decider(log)); err != nil {
+		return nil, fmt.Errorf("hooks: %w", err)
+	}
 	if g.proxies, err = handler.ParseProxies(cfg.TrustedProxies); err != nil {
 		return nil, err
 	}
@@ -184,7 +188,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	g.admission = handler.NewAdmission(cfg.admission(g.proxies))
 	g.handler = handler.New(handler.Config{
 		Gateway: id, Log: log, Anonymous: cfg.Anonymous(), AnonymousForwarded: cfg.Insecure, Origins: origins,
-		Tokens: g.tokens, Revocations: g.revoked,
+		Tokens: g.tokens, Revocations: g.revoked, Decider: g.decider, AskedHeaders: cfg.Hooks.Headers,
 		HeartbeatInterval: cfg.Heartbeat.Interval, PresenceTTL: cfg.Heartbeat.PresenceTTL,
 		MaxFrameBytes: int64(cfg.Limits.FrameBytes), Limits: cfg.Limits.connection(), Classes: classNames(pc.Classes),
 		MaxBadFrames: 64, ReapedSpread: cfg.Cluster.ReapAfter, RegisterWait: 3 * time.Second,

@@ -183,7 +183,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, m := range sinkMetrics {
 		ch <- m.desc
 	}
-	for _, d := range []*prometheus.Desc{messagesDesc, endsDesc, rejectedDesc, refusedDesc, errorsDesc, apiDesc} {
+	for _, d := range append([]*prometheus.Desc{messagesDesc, endsDesc, rejectedDesc, refusedDesc, errorsDesc, apiDesc}, hookDescs...) {
 		ch <- d
 	}
 }
@@ -208,6 +208,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(&s), s.Name)
 		}
 	}
+	collectHooks(ch, g.decider.Stats())
 	labelled := func(d *prometheus.Desc, label string, n uint64) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), label)
 	}

@@ -19,24 +19,25 @@ import (
 // Stats is what /stats answers: what this gateway holds now, and what it did
 // since it started. Counters only grow.
 type Stats struct {
-	GatewayID         string           `json:"gateway_id"`
-	Name              string           `json:"name"`
-	Redis             string           `json:"redis"` // embedded, standalone, sentinel or cluster
-	Ready             bool             `json:"ready"`
-	Draining          bool             `json:"draining"`
-	Degraded          bool             `json:"degraded"`
-	UptimeSeconds     int64            `json:"uptime_seconds"`
-	Time              int64            `json:"time"`               // ms since 1970
-	ActiveConnections int              `json:"active_connections"` // sockets, registered or not
-	Registered        int64            `json:"registered_connections"`
-	ActiveUsers       int              `json:"active_users"`
-	ActiveRooms       int64            `json:"active_rooms"` // with members here
-	Connections       ConnectionsStats `json:"connections"`
-	Messages          MessagesStats    `json:"messages"`
-	Presence          PresenceStats    `json:"presence"`
-	Sinks             []hook.SinkStats `json:"sinks"` // of events
-	Commands          api.CommandStats `json:"commands"`
-	Errors            map[string]int64 `json:"errors"` // by code, those that occurred
+	GatewayID         string               `json:"gateway_id"`
+	Name              string               `json:"name"`
+	Redis             string               `json:"redis"` // embedded, standalone, sentinel or cluster
+	Ready             bool                 `json:"ready"`
+	Draining          bool                 `json:"draining"`
+	Degraded          bool                 `json:"degraded"`
+	UptimeSeconds     int64                `json:"uptime_seconds"`
+	Time              int64                `json:"time"`               // ms since 1970
+	ActiveConnections int                  `json:"active_connections"` // sockets, registered or not
+	Registered        int64                `json:"registered_connections"`
+	ActiveUsers       int                  `json:"active_users"`
+	ActiveRooms       int64                `json:"active_rooms"` // with members here
+	Connections       ConnectionsStats     `json:"connections"`
+	Messages          MessagesStats        `json:"messages"`
+	Presence          PresenceStats        `json:"presence"`
+	Sinks             []hook.SinkStats     `json:"sinks"` // of events
+	Hooks             []hook.DecisionStats `json:"hooks"` // that decide
+	Commands          api.CommandStats     `json:"commands"`
+	Errors            map[string]int64     `json:"errors"` // by code, those that occurred
 }
 
 // ConnectionsStats tells of sockets.
@@ -96,7 +97,7 @@ func (g *Gateway) stats() Stats {
 			Registered: p.Registered, Refreshed: p.Refreshed, Removed: p.Removed, Again: p.Again,
 			Reaped: p.Reaped, Verdicts: p.Verdicts, Failed: p.Failed,
 		},
-		Sinks: g.hooks.Stats(), Commands: g.commands.Stats(),
+		Sinks: g.hooks.Stats(), Hooks: g.decider.Stats(), Commands: g.commands.Stats(),
 		Errors: map[string]int64{},
 	}
 	s.Ready = !s.Draining && g.registry.Reachable() && g.router.Subscribed()

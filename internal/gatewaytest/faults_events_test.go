@@ -40,27 +40,35 @@ func webhookSink(r *Receiver) string {
 // written are the events in Redis, by id.
 func written(t testing.TB, r *Redis) map[string]Received {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*Deadline)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	all := make(map[string]Received)
 	var mu sync.Mutex
 	read := func(ctx context.Context, c redis.Cmdable) error {
 		keys := c.Scan(ctx, 0, "cg:*:ev", 1000).Iterator()
 		for keys.Next(ctx) {
-			entries, err := c.XRange(ctx, keys.Val(), "-", "+").Result()
-			if err != nil {
-				return err
-			}
 			group := strings.TrimSuffix(strings.TrimPrefix(keys.Val(), "cg:{"), "}:ev")
-			mu.Lock()
-			for _, x := range entries {
-				e := Received{ID: group + "-" + x.ID}
-				for name, into := range map[string]*string{"type": &e.Type, "user": &e.User, "room": &e.Room, "conn": &e.Conn, "cause": &e.Cause, "kind": &e.Kind, "gateway": &e.Gateway} {
-					*into, _ = x.Values[name].(string)
+			for from := "-"; ; {
+				entries, err := c.XRangeN(ctx, keys.Val(), from, "+", 5000).Result()
+				if err != nil {
+					return err
 				}
-				all[e.ID] = e
+				mu.Lock()
+				for _, x := range entries {
+					e := Received{ID: group + "-" + x.ID}
+					for name, into := range map[string]*string{
+						"type": &e.Type, "user": &e.User, "room": &e.Room, "conn": &e.Conn, "cause": &e.Cause, "kind": &e.Kind, "gateway": &e.Gateway,
+					} {
+						*into, _ = x.Values[name].(string)
+					}
+					all[e.ID] = e
+				}
+				mu.Unlock()
+				if len(entries) < 5000 {
+					break
+				}
+				from = "(" + entries[len(entries)-1].ID
 			}
-			mu.Unlock()
 		}
 		return keys.Err()
 	}
@@ -249,7 +257,8 @@ func TestFaultEventsOfAKilledGateway(t *testing.T) {
 			t.Parallel()
 			to := StartReceiver(t)
 			r := StartKind(t, kind)
-			flags := append(slices.Clone(swift), sinksFile(t, webhookSink(to)))
+			// All of it is compared with what is written, so nothing of it may be trimmed.
+			flags := append(slices.Clone(swift), sinksFile(t, webhookSink(to)), "--events.kept=1000000")
 			stays := StartGateway(t, r, Options{Name: "stays", Flags: flags})
 			var waiting []*Client
 			for i := range 20 {

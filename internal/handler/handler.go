@@ -15,6 +15,7 @@ import (
 	"chatgate/internal/auth"
 	"chatgate/internal/connection"
 	"chatgate/internal/history"
+	"chatgate/internal/hook"
 	"chatgate/internal/presence"
 	"chatgate/internal/problem"
 	"chatgate/internal/protocol"
@@ -35,7 +36,11 @@ type Config struct {
 	Tokens *auth.Verifier
 	// Revocations knows which of them are revoked; nil only with Tokens.
 	Revocations *auth.Revocations
-	Origins     Origins
+	// Decider asks the customer's backend who registers, who may join and what may be
+	// sent; nil: nobody is asked. AskedHeaders of the handshake it is told at register.
+	Decider      *hook.Decider
+	AskedHeaders []string
+	Origins      Origins
 
 	// HeartbeatInterval and PresenceTTL are told to clients; a frame of any kind
 	// refreshes presence when the last refresh is older than the interval.
@@ -128,6 +133,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	h.sessions.Add(1)
 	s := &session{handler: h, conn: c, anonymous: h.cfg.Anonymous && (h.cfg.AnonymousForwarded || (r.Host == "" || IsLocalHost(r.Host)) && !forwarded(r))}
+	if h.cfg.Decider.Asks(hook.AskRegister) {
+		s.arrival = arrivalOf(r, ticket.Addr, h.cfg.AskedHeaders)
+	}
 	if err := h.manager.Add(c); err != nil {
 		c.Close(connection.Cause{Kind: connection.KindDraining})
 	}

@@ -25,7 +25,8 @@ func (s *session) message(f *protocol.Frame) {
 			return
 		}
 	}
-	if !s.conn.Acquire() {
+	content, ok := s.passed(f)
+	if !ok || !s.conn.Acquire() {
 		return
 	}
 	m := messages.Get().(*router.Message)
@@ -34,8 +35,8 @@ func (s *session) message(f *protocol.Frame) {
 	if m.ID = append(m.ID[:0], f.ID...); !f.HasID {
 		m.ID = s.makeID(m.ID)
 	}
-	m.Content = append(m.Content[:0], f.Content...)
-	head := protocol.MessageHead{ID: m.ID, From: m.From, To: f.To, Room: f.Room, Content: f.Content, Ts: m.Ts, Ephemeral: f.Ephemeral}
+	m.Content = append(m.Content[:0], f.Content...) // the sender's: what a repetition is known by
+	head := protocol.MessageHead{ID: m.ID, From: m.From, To: f.To, Room: f.Room, Content: content, Ts: m.Ts, Ephemeral: f.Ephemeral}
 	if own := s.stay.Address(); f.Copy && m.To != own {
 		c := messages.Get().(*router.Message)
 		c.To, c.From, c.Ts = own, m.From, m.Ts

@@ -90,7 +90,8 @@ func (s *session) register(f *protocol.Frame) {
 		frames = append(frames, protocol.AppendGap(nil, &open.gaps[i]))
 	}
 	h.router.Follow(s.stay, open.at, open.top, frames...)
-	s.enter(nil, f.Rooms)
+	s.enter(nil, s.guests(f.Rooms))
+	s.arrival, s.invited = nil, nil
 }
 
 // registeredBytes holds a registered frame whose user has a name of usual length.

@@ -23,6 +23,9 @@ func (s *session) join(f *protocol.Frame) {
 // entered now is answered unavailable, and who was in it before still is.
 func (s *session) enter(id []byte, rooms []protocol.RoomResume) {
 	rooms = s.withinLimit(id, s.permitted(id, rooms))
+	if len(rooms) > 0 {
+		rooms = s.welcome(id, rooms)
+	}
 	held, err := s.goIn(id, rooms)
 	if len(held) == len(rooms) {
 		return

@@ -28,7 +28,10 @@ type session struct {
 
 	// Owned by whoever has the turn: the reader with a frame, or a command of the cluster.
 
-	token      *auth.Identity  // nil: none was shown
+	arrival    *arrival        // what the backend is told at register; nil again then
+	word       *auth.Identity  // what it said then; nil: it was not asked, or did not answer
+	invited    []string        // rooms it named; only while the connection registers
+	token      *auth.Identity  // with the word; nil: nobody has proven anything
 	shown      time.Time       // when the last one was looked at; zero again with register
 	entry      *presence.Entry // nil before the first register
 	stay       *router.Stay    // in the user's own address; nil before the first register

@@ -7,6 +7,7 @@ import (
 
 	"chatgate/internal/auth"
 	"chatgate/internal/connection"
+	"chatgate/internal/hook"
 	"chatgate/internal/protocol"
 )
 
@@ -20,18 +21,52 @@ const (
 // admit finds out who registers, or refuses the frame. What is refused for good ends the connection.
 func (s *session) admit(f *protocol.Frame) bool {
 	h := s.handler
-	if f.Token == nil || h.cfg.Tokens == nil {
-		if s.anonymous && f.UserID != nil {
-			s.token = nil
-			return true
-		}
-		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeUnauthorized, Message: "anonymous users are not let in here"})
-		s.conn.Close(connection.Cause{Kind: connection.KindUnauthorized})
-		return false
+	shows, asks := f.Token != nil && h.cfg.Tokens != nil, h.cfg.Decider.Asks(hook.AskRegister)
+	if !shows && !asks {
+		s.token = nil
+		return s.admitAnonymous(f)
 	}
 	if !s.mayShow(f) {
 		return false
 	}
+	var id *auth.Identity
+	if shows {
+		if id = s.verified(f); id == nil {
+			return false
+		}
+	}
+	if asks {
+		var ok bool
+		if id, ok = s.askWho(f, id); !ok {
+			return false
+		}
+	}
+	if s.entry != nil && id != nil && id.Meta != "" && id.Meta != s.entry.Meta {
+		// The registry may hold an entry of the first attempt, with what was said then. On another connection it is as good as any.
+		s.forbid(f.ID, "token: another meta than at the first register")
+		s.conn.Close(connection.Cause{Kind: connection.KindSuperseded})
+		return false
+	}
+	s.token = id
+	return true
+}
+
+// admitAnonymous lets in who proves nothing, where that is allowed.
+func (s *session) admitAnonymous(f *protocol.Frame) bool {
+	switch {
+	case f.UserID == nil && f.Token == nil:
+		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeBadRequest, Message: "userId: missing"})
+		return false
+	case s.anonymous && f.UserID != nil:
+		return true
+	}
+	s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeUnauthorized, Message: "anonymous users are not let in here"})
+	s.conn.Close(connection.Cause{Kind: connection.KindUnauthorized})
+	return false
+}
+
+// verified is whose the frame's token is, or nil: then the frame is refused.
+func (s *session) verified(f *protocol.Frame) *auth.Identity {
 	id, err := s.judge(f)
 	refusal, refused := errors.AsType[*auth.Refusal](err)
 	switch {
@@ -44,24 +79,23 @@ func (s *session) admit(f *protocol.Frame) bool {
 			kind = connection.KindRevoked
 		}
 		s.conn.Close(connection.Cause{Kind: kind})
-		return false
+		return nil
 	case err != nil:
-		if time.Since(s.conn.Since()) < unprovenFor {
-			s.conn.ResetRegisterTimeout()
-		}
-		return false
+		s.unproven()
+		return nil
 	case f.UserID != nil && string(f.UserID) != string(id.User):
 		s.forbid(f.ID, "userId: not the token's")
 		s.conn.Close(connection.Cause{Kind: connection.KindUnauthorized})
-		return false
-	case s.entry != nil && id.Meta != "" && id.Meta != s.entry.Meta:
-		// The registry may hold an entry of the first attempt, with what that token said. On another connection it is as good as any.
-		s.forbid(f.ID, "token: another meta than at the first register")
-		s.conn.Close(connection.Cause{Kind: connection.KindSuperseded})
-		return false
+		return nil
 	}
-	s.token = id
-	return true
+	return id
+}
+
+// unproven gives a client time to try again, who could not be judged for no fault of his own.
+func (s *session) unproven() {
+	if time.Since(s.conn.Since()) < unprovenFor {
+		s.conn.ResetRegisterTimeout()
+	}
 }
 
 // mayShow reports whether a token may be looked at now, or refuses the frame. Who could not be judged shows it again, and a stranger would
@@ -119,7 +153,7 @@ func (s *session) renew(f *protocol.Frame) {
 		s.forbid(f.ID, "token: another user's")
 		return
 	}
-	s.token = id
+	s.token = id.Under(s.word)
 	s.identify()
 	s.endIfRevoked()
 	s.obey()
@@ -134,14 +168,16 @@ func (s *session) identify() {
 	}
 	if s.token != nil {
 		identity.Token = s.token
-		s.conn.ExpireAt(s.token.ExpiresAt())
+		if at := s.token.ExpiresAt(); !at.IsZero() {
+			s.conn.ExpireAt(at)
+		}
 	}
 	s.conn.Identify(identity)
 }
 
 // endIfRevoked looks once more, now that Revoked would find this connection: the word may have come in between.
 func (s *session) endIfRevoked() {
-	if s.token != nil && s.handler.cfg.Revocations.Hits(s.token) {
+	if r := s.handler.cfg.Revocations; s.token != nil && r != nil && r.Hits(s.token) {
 		s.handler.cfg.Tokens.CountRevoked()
 		s.conn.Close(connection.Cause{Kind: connection.KindRevoked})
 	}
@@ -173,7 +209,7 @@ var everything auth.Grant
 
 // expiresAt is when the token runs out, ms since 1970; 0: there is none.
 func (s *session) expiresAt() int64 {
-	if s.token == nil {
+	if s.token == nil || s.token.Expires == 0 {
 		return 0
 	}
 	return s.token.ExpiresAt().UnixMilli()

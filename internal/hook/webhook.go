@@ -1,21 +1,15 @@
 package hook
 
 import (
-	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/url"
-	"strconv"
 	"strings"
-	"time"
 )
 
 // maxAnswer is how much is read of what a webhook answers; nothing of it matters
@@ -40,20 +34,7 @@ func newWebhook(s *SinkConfig) (*webhook, error) {
 	if err != nil {
 		return nil, err
 	}
-	dialer := net.Dialer{Timeout: s.Timeout, Control: guard(allowed)}
-	return &webhook{
-		url: s.Webhook.URL, key: key,
-		client: &http.Client{
-			Timeout: s.Timeout,
-			// A redirect is an answer that is not 2xx: the body would go to somebody the configuration doesn't name.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-			Transport: &http.Transport{
-				Proxy:       nil, // behind one the guard would see only the proxy's address
-				DialContext: dialer.DialContext, MaxIdleConnsPerHost: s.Parallel, IdleConnTimeout: time.Minute,
-				TLSHandshakeTimeout: s.Timeout, ResponseHeaderTimeout: s.Timeout, MaxResponseHeaderBytes: 16 << 10,
-			},
-		},
-	}, nil
+	return &webhook{url: s.Webhook.URL, key: key, client: newClient(s.Timeout, allowed, s.Parallel)}, nil
 }
 
 func (w *webhook) close() error {
@@ -73,23 +54,9 @@ func (w *webhook) deliver(ctx context.Context, events []*Event) (taken, refused 
 		fmt.Fprintln(id, e.ID)
 	}
 	body = append(body, "]}"...)
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, w.url, bytes.NewReader(body))
-	if err != nil {
-		return 0, 0, err
-	}
 	// The same events make the same id, so a batch that comes again is known by it.
-	message, now := "msg_"+hex.EncodeToString(id.Sum(nil)[:16]), strconv.FormatInt(time.Now().Unix(), 10)
-	request.Header.Set("Content-Type", "application/json")
-	request.Header.Set("User-Agent", "Chatgate")
-	request.Header.Set("Webhook-Id", message)
-	request.Header.Set("Webhook-Timestamp", now)
-	request.Header.Set("Webhook-Signature", sign(w.key, message, now, body))
-	response, err := w.client.Do(request)
+	response, err := post(ctx, w.client, w.url, w.key, "msg_"+hex.EncodeToString(id.Sum(nil)[:16]), body)
 	if err != nil {
-		// The client's error quotes the URL, which may hold a token.
-		if u, ok := errors.AsType[*url.Error](err); ok {
-			err = u.Err
-		}
 		return 0, 0, err
 	}
 	defer response.Body.Close()

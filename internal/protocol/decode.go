@@ -120,7 +120,7 @@ func (d *decoder) frame() {
 	case TypeRegister:
 		f.ID = d.echo()
 		f.Token = d.string(fieldToken, false)
-		f.UserID = d.ident(fieldUserID, MaxIDBytes, f.Token == nil)
+		f.UserID = d.ident(fieldUserID, MaxIDBytes, false) // who has neither may be known by a cookie
 		f.DeviceID = d.ident(fieldDeviceID, MaxIDBytes, false)
 		f.Class = d.ident(fieldDeviceClass, MaxIDBytes, false)
 		f.Meta = d.meta()

@@ -1,0 +1,374 @@
+//go:build !secondpass
+
+package handler
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"chatgate/internal/gatewaytest"
+	"chatgate/internal/hook"
+	"chatgate/internal/protocol"
+)
+
+// A backend is the customer's server that decides, as a test tells it to.
+type backend struct {
+	*testing.T
+	server *httptest.Server
+
+	mu     sync.Mutex
+	decide func(hook.Inquiry) string // guarded by mu; what it answers
+	status int                       // guarded by mu; 0: 200
+	hung   chan struct{}             // guarded by mu; nil: it answers
+	asked  []hook.Inquiry            // guarded by mu
+}
+
+func newBackend(t *testing.T, decide func(hook.Inquiry) string) *backend {
+	b := &backend{T: t, decide: decide}
+	b.server = httptest.NewServer(b)
+	t.Cleanup(func() {
+		b.hang(false)
+		b.server.CloseClientConnections()
+		b.server.Close()
+	})
+	return b
+}
+
+func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	var about hook.Inquiry
+	if err := json.Unmarshal(body, &about); err != nil {
+		b.Errorf("asked %s: %v", body, err)
+	}
+	b.mu.Lock()
+	b.asked = append(b.asked, about)
+	decide, status, hung := b.decide, b.status, b.hung
+	b.mu.Unlock()
+	if hung != nil {
+		select {
+		case <-hung:
+		case <-r.Context().Done():
+			return
+		}
+	}
+	if status != 0 {
+		w.WriteHeader(status)
+		return
+	}
+	_, _ = io.WriteString(w, decide(about))
+}
+
+func (b *backend) hang(on bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case on && b.hung == nil:
+		b.hung = make(chan struct{})
+	case !on && b.hung != nil:
+		close(b.hung)
+		b.hung = nil
+	}
+}
+
+func (b *backend) answer(status int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.status = status
+}
+
+func (b *backend) questions() []hook.Inquiry {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]hook.Inquiry(nil), b.asked...)
+}
+
+// decides has a gateway ask the backend.
+func (b *backend) decides(allowOnFailure bool, questions ...hook.Question) func(*settings) {
+	cfg := hook.DeciderConfig{
+		Asked: make(map[hook.Question]hook.Asked), Secret: "a secret of enough characters", Allow: []string{"127.0.0.1"},
+		Timeout: 500 * time.Millisecond, MaxInFlight: 8, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	}
+	for _, q := range questions {
+		cfg.Asked[q] = hook.Asked{URL: b.server.URL, AllowOnFailure: allowOnFailure}
+	}
+	d, err := hook.NewDecider(cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return func(s *settings) { s.handler.Decider, s.handler.AskedHeaders = d, []string{"Cookie", "X-Contest"} }
+}
+
+// dial opens a socket with headers of its own.
+func (g *gateway) dial(header http.Header) *client {
+	g.t.Helper()
+	c, err := gatewaytest.Dial("ws"+strings.TrimPrefix(g.server.URL, "http"), header)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(c.Cut)
+	return &client{Client: c, t: g.t}
+}
+
+func (c *client) wantRefusal(code protocol.ErrorCode, word string) gatewaytest.Frame {
+	c.t.Helper()
+	f, err := c.Next("error", patience)
+	if err != nil || f.CodeText() != string(code) || !strings.Contains(f.Message, word) {
+		c.t.Fatalf("%s, %v; want %s with %q", f.Raw, err, code, word)
+	}
+	return f
+}
+
+// Nobody is anonymous here. Who comes with a cookie is whom the backend knows by it: with the meta, the rooms and the limits that it says.
+func TestTheBackendKnowsWhoRegisters(t *testing.T) {
+	b := newBackend(t, func(q hook.Inquiry) string {
+		if q.Headers["cookie"] != "session=7; theme=dark" {
+			return `{"allow":false,"code":"unauthorized","reason":"no session"}`
+		}
+		return `{"allow":true,"userId":"alice","meta":{"contestId":"42"},"join":["hall","lobby"],"rooms":["hall","lobby","other"],"limits":{"rooms":3}}`
+	})
+	g := embedded(t, func(s *settings) { s.handler.Anonymous = false }, b.decides(false, hook.AskRegister))
+	c := g.dial(http.Header{"Cookie": {"session=7; theme=dark"}, "X-Contest": {"42"}, "X-Other": {"no"}})
+	c.say(`{"type":"register","deviceId":"phone","meta":{"mine":1},"rooms":{"lobby":{"epoch":"x","offset":0},"secret":null}}`)
+	f, err := c.Next("registered", patience)
+	if err != nil || f.UserID != "alice" {
+		t.Fatalf("%s, %v", f.Raw, err)
+	}
+	joined := map[string]bool{}
+	for range 2 {
+		f, err := c.Next("joined", patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		joined[f.Room] = true
+	}
+	if !joined["hall"] || !joined["lobby"] {
+		t.Errorf("joined %v", joined)
+	}
+	c.wantRefusal(protocol.CodeForbidden, "room")
+	c.say(`{"type":"join","room":"other"}`)
+	if _, err := c.Next("joined", patience); err != nil {
+		t.Error(err)
+	}
+	c.say(`{"type":"join","room":"more"}`)
+	c.wantRefusal(protocol.CodeForbidden, "room")
+	identity, _ := g.manager.ByUser("alice")[0].Identity()
+	if string(identity.Meta) != `{"contestId":"42"}` {
+		t.Errorf("meta %s", identity.Meta)
+	}
+	q := b.questions()[0]
+	if q.Question != hook.AskRegister || q.User != "" || q.Device != "phone" || string(q.Meta) != `{"mine":1}` || q.Address != "127.0.0.1" ||
+		q.Headers["x-contest"] != "42" || len(q.Headers) != 2 || q.Conn == "" || q.Gateway != g.id {
+		t.Errorf("asked %+v", q)
+	}
+
+	stranger := g.dial(nil)
+	stranger.say(`{"type":"register","userId":"alice"}`)
+	stranger.wantRefusal(protocol.CodeUnauthorized, "no session")
+	if end, err := stranger.WaitEnd(patience); err != nil || end.Code != int(protocol.CloseUnauthorized) {
+		t.Errorf("the stranger ended with %v, %v", end, err)
+	}
+	liar := g.dial(http.Header{"Cookie": {"session=7; theme=dark"}})
+	liar.say(`{"type":"register","userId":"bob"}`)
+	liar.wantRefusal(protocol.CodeForbidden, "userId")
+}
+
+// What the backend leaves open stays open: a user it doesn't name must be let in by a token, or where anonymous users are.
+func TestWhoIsNotNamedIsNotProven(t *testing.T) {
+	b := newBackend(t, func(hook.Inquiry) string { return `{"allow":true}` })
+	closed := embedded(t, func(s *settings) { s.handler.Anonymous = false }, b.decides(false, hook.AskRegister))
+	c := closed.dial(nil)
+	c.say(`{"type":"register","userId":"alice"}`)
+	c.wantRefusal(protocol.CodeUnauthorized, "anonymous")
+	open := embedded(t, b.decides(false, hook.AskRegister))
+	open.connect("alice")
+}
+
+// An expiry that the backend says ends the connection as a token's does.
+func TestTheBackendSaysUntilWhen(t *testing.T) {
+	b := newBackend(t, func(hook.Inquiry) string {
+		return fmt.Sprintf(`{"allow":true,"userId":"alice","expiresAt":%d}`, time.Now().Add(2500*time.Millisecond).UnixMilli())
+	})
+	g := embedded(t, b.decides(false, hook.AskRegister))
+	c := g.dial(nil)
+	c.say(`{"type":"register"}`)
+	if f, err := c.Next("registered", patience); err != nil || !strings.Contains(string(f.Raw), `"expiresAt"`) {
+		t.Fatalf("%s, %v", f.Raw, err)
+	}
+	if end, err := c.WaitEnd(patience); err != nil || end.Code != int(protocol.CloseTokenExpired) {
+		t.Errorf("ended with %v, %v", end, err)
+	}
+}
+
+// Rooms are asked for together, and denied one by one.
+func TestTheBackendDecidesOnJoins(t *testing.T) {
+	b := newBackend(t, func(q hook.Inquiry) string {
+		for _, room := range q.Rooms {
+			if room == "none" {
+				return `{"allow":false,"reason":"never"}`
+			}
+		}
+		return `{"allow":true,"deny":{"staff":{"code":"forbidden","reason":"staff only"}}}`
+	})
+	g := embedded(t, b.decides(false, hook.AskJoin))
+	c := g.connect("alice")
+	if n := len(b.questions()); n != 0 {
+		t.Errorf("asked %d times at register", n)
+	}
+	c.say(`{"type":"join","id":"1","room":"lobby"}`)
+	if f, err := c.Next("joined", patience); err != nil || f.Room != "lobby" {
+		t.Fatalf("%s, %v", f.Raw, err)
+	}
+	c.say(`{"type":"join","id":"2","room":"staff"}`)
+	if f := c.wantRefusal(protocol.CodeForbidden, "staff only"); f.ID != "2" {
+		t.Errorf("%s", f.Raw)
+	}
+	c.say(`{"type":"join","id":"3","room":"none"}`)
+	c.wantRefusal(protocol.CodeForbidden, "never")
+	d := g.open()
+	d.say(`{"type":"register","userId":"bob","rooms":{"lobby":null,"staff":null}}`)
+	if f, err := d.Next("joined", patience); err != nil || f.Room != "lobby" {
+		t.Fatalf("%s, %v", f.Raw, err)
+	}
+	d.wantRefusal(protocol.CodeForbidden, "staff only")
+	if q := b.questions(); len(q) != 4 || len(q[3].Rooms) != 2 || q[3].User != "bob" {
+		t.Errorf("asked %+v", q)
+	}
+}
+
+// A message is denied, changed, or let through as it is. A repetition gets the first answer, whatever the backend makes of it then, and
+// messages keep their order.
+func TestTheBackendDecidesOnMessages(t *testing.T) {
+	n := 0
+	b := newBackend(t, func(q hook.Inquiry) string {
+		switch {
+		case strings.Contains(string(q.Content), "curse"):
+			return `{"allow":false,"code":"forbidden","reason":"be kind"}`
+		case strings.Contains(string(q.Content), "number"):
+			n++
+			return fmt.Sprintf(`{"allow":true,"content":{"was":%s,"n":%d}}`, q.Content, n)
+		case strings.Contains(string(q.Content), "broken"):
+			return `{"allow":true,"content":"\ud800"}`
+		}
+		return `{"allow":true}`
+	})
+	g := embedded(t, b.decides(false, hook.AskMessage))
+	alice, bob := g.connect("alice", "deviceId", "phone"), g.connect("bob")
+	alice.say(`{"type":"message","id":"1","to":"bob","content":"hello"}`)
+	alice.say(`{"type":"message","id":"2","to":"bob","content":"a curse"}`)
+	alice.say(`{"type":"message","id":"3","to":"bob","content":"number"}`)
+	alice.say(`{"type":"message","id":"3","to":"bob","content":"number"}`)
+	alice.say(`{"type":"message","id":"4","to":"bob","content":"last","ephemeral":true}`)
+	if f := alice.wantRefusal(protocol.CodeForbidden, "be kind"); f.ID != "2" {
+		t.Errorf("%s", f.Raw)
+	}
+	for _, want := range []string{`"hello"`, `{"was":"number","n":1}`, `"last"`} {
+		f, err := bob.Next("message", patience)
+		if err != nil || !strings.Contains(string(f.Raw), `"content":`+want) {
+			t.Errorf("%s, %v; want %s", f.Raw, err, want)
+		}
+	}
+	offsets := map[uint64]int{}
+	for range 3 {
+		f, err := alice.NextOf("ack", patience, func(f gatewaytest.Frame) bool { return f.ID != "4" })
+		if err != nil {
+			t.Fatal(err)
+		}
+		offsets[f.Offset]++
+	}
+	if offsets[1] != 1 || offsets[2] != 2 {
+		t.Errorf("acknowledged as %v", offsets)
+	}
+	alice.say(`{"type":"message","id":"5","to":"bob","content":"broken"}`)
+	alice.wantRefusal(protocol.CodeUnavailable, "decide")
+	if q := b.questions()[0]; q.User != "alice" || q.To != "bob" || q.ID != "1" || q.Device != "phone" || string(q.Content) != `"hello"` {
+		t.Errorf("asked %+v", q)
+	}
+}
+
+// The backend hangs, answers nonsense, or 500. Each is a failure, answered as the configuration says, within the time it says; and soon
+// nobody waits for it any more. Those who ask nothing notice nothing, heartbeats are answered, and when it is back it is asked again.
+func TestABackendThatDoesNotAnswer(t *testing.T) {
+	for name, allow := range map[string]bool{"deny": false, "allow": true} {
+		t.Run(name, func(t *testing.T) {
+			b := newBackend(t, func(hook.Inquiry) string { return `{"allow":true}` })
+			g := embedded(t, b.decides(allow, hook.AskMessage))
+			alice, bob := g.connect("alice"), g.connect("bob")
+			want := func(id string) {
+				t.Helper()
+				if !allow {
+					if f := alice.wantRefusal(protocol.CodeUnavailable, "decide"); f.ID != id || f.Retry == 0 {
+						t.Errorf("%s", f.Raw)
+					}
+				} else if f, err := alice.Next("ack", patience); err != nil || f.ID != id {
+					t.Errorf("%s, %v", f.Raw, err)
+				}
+			}
+			b.hang(true)
+			alice.say(`{"type":"message","id":"hung","to":"bob","content":1}`)
+			alice.say(`{"type":"heartbeat"}`)
+			eventually(t, "the backend is asked", func() bool { return len(b.questions()) == 1 })
+			if _, err := bob.Heartbeat(patience); err != nil { // he waits for nobody
+				t.Error(err)
+			}
+			if n := len(alice.Left("error")) + len(alice.Left("ack")); n != 0 {
+				t.Error("bob waited for alice's backend")
+			}
+			want("hung")
+			if _, err := alice.Next("heartbeat", patience); err != nil {
+				t.Error(err)
+			}
+			b.hang(false)
+			b.answer(500)
+			for i := range 6 {
+				id := fmt.Sprint("500-", i)
+				alice.say(`{"type":"message","id":"` + id + `","to":"bob","content":1}`)
+				want(id)
+			}
+			s := g.handler.cfg.Decider.Stats()[0]
+			if !s.Open || s.Outcomes["failed"] != 5 || s.Outcomes["skipped"] < 2 {
+				t.Errorf("counted %+v", s)
+			}
+			b.answer(0)
+			eventually(t, "the backend is asked again", func() bool {
+				alice.say(`{"type":"message","to":"bob","content":1}`)
+				return !g.handler.cfg.Decider.Stats()[0].Open
+			})
+			alice.say(`{"type":"message","id":"back","to":"bob","content":1}`)
+			if _, err := alice.NextOf("ack", patience, func(f gatewaytest.Frame) bool { return f.ID == "back" }); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// While the backend is down nobody registers where it must decide, and comes in as soon as it is back; elsewhere everybody is let in as
+// if it weren't asked.
+func TestRegisterWithoutABackend(t *testing.T) {
+	b := newBackend(t, func(hook.Inquiry) string { return `{"allow":true,"userId":"alice"}` })
+	b.answer(503)
+	strict := embedded(t, b.decides(false, hook.AskRegister))
+	c := strict.dial(nil)
+	c.say(`{"type":"register"}`)
+	c.wantRefusal(protocol.CodeUnavailable, "decide")
+	b.answer(0)
+	eventually(t, "the client is let in", func() bool {
+		c.say(`{"type":"register"}`)
+		_, err := c.Next("registered", 1100*time.Millisecond)
+		return err == nil
+	})
+	b.answer(503)
+	open := embedded(t, b.decides(true, hook.AskRegister))
+	open.connect("bob")
+	closed := embedded(t, func(s *settings) { s.handler.Anonymous = false }, b.decides(true, hook.AskRegister))
+	d := closed.dial(nil)
+	d.say(`{"type":"register","userId":"bob"}`)
+	d.wantRefusal(protocol.CodeUnauthorized, "anonymous")
+}
