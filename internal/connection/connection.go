@@ -59,7 +59,7 @@ type Connection struct {
 	touched  atomic.Pointer[Batch] // the Batch that has this connection in its list; see Batch
 	inFlight atomic.Int32
 	hooks    atomic.Uint32
-	waiting  atomic.Bool // the reader is held, in Acquire or Hold
+	waiting  atomic.Bool // the reader is held, in Acquire, Hold or Aside
 	busy     atomic.Bool // the reader is in its handle function: the client may be talking, and nobody listens
 
 	// The clocks of the sweep. Any goroutine; instants.

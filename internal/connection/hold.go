@@ -79,6 +79,13 @@ func (c *Connection) Hold(d time.Duration) bool {
 	return false
 }
 
+// Aside runs what the reader waits for besides its client, who counts as held meanwhile and not as silent. Only the reader calls it.
+func (c *Connection) Aside(wait func()) {
+	c.beginWaiting()
+	defer c.endWaiting()
+	wait()
+}
+
 // Release gives back what Acquire took. Any goroutine, once for each Acquire that returned true.
 func (c *Connection) Release() {
 	if c.inFlight.Add(-1) < 0 {

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -40,11 +41,14 @@ func TestEverySettingCanComeFromEachPlace(t *testing.T) {
 			case s.Name == "redis.url":
 				value, inFile = "redis://r:1", "redis://r:1"
 			case s.flag.IsBool():
-				value, inFile = "true", "true"
+				value = strconv.FormatBool(s.flag.Default != "true")
+				inFile = value
 			case strings.HasSuffix(s.Name, "listen"):
 				value, inFile = ":7", "':7'"
 			case s.Name == "name", s.Name == "api.from", s.Name == "redis.master-name", strings.HasPrefix(s.Name, "tls."):
 				value, inFile = "x", "x"
+			case strings.HasPrefix(s.Name, "hooks.") && !strings.HasSuffix(s.Name, "in-flight"):
+				value, inFile = "http://h", "http://h"
 			}
 			// The value alone is looked at: some don't fit the defaults of other settings.
 			shown := func(environ []string, args ...string) string {

@@ -58,6 +58,12 @@ func (s *session) inquire(q hook.Question) *hook.Inquiry {
 	return about
 }
 
+// ask waits for a decision, and only this connection's reader does.
+func (s *session) ask(about *hook.Inquiry, check func(*hook.Decision) error) (d *hook.Decision, err error) {
+	s.conn.Aside(func() { d, err = s.handler.cfg.Decider.Ask(about, check) })
+	return d, err
+}
+
 // askWho asks who registers and what he may. token is who that is already, if a token said so. What comes back is both; nil: nobody
 // has said anything, and the client was let in as one who proves nothing. False: the frame is refused.
 func (s *session) askWho(f *protocol.Frame, token *auth.Identity) (*auth.Identity, bool) {
@@ -76,7 +82,7 @@ func (s *session) askWho(f *protocol.Frame, token *auth.Identity) (*auth.Identit
 		about.Token = string(f.Token)
 	}
 	var word *auth.Identity
-	decision, err := s.handler.cfg.Decider.Ask(about, func(d *hook.Decision) (err error) {
+	decision, err := s.ask(about, func(d *hook.Decision) (err error) {
 		for _, room := range d.Join {
 			if !protocol.ValidID([]byte(room), protocol.MaxIDBytes) {
 				return errors.New("join: not a name of a room")
@@ -87,7 +93,7 @@ func (s *session) askWho(f *protocol.Frame, token *auth.Identity) (*auth.Identit
 	})
 	switch {
 	case err != nil:
-		s.undecided(f.ID)
+		s.refuse(undecided.ReplyError(f.ID))
 		s.unproven()
 		return nil, false
 	case !*decision.Allow:
@@ -150,26 +156,30 @@ func (s *session) welcome(id []byte, rooms []protocol.RoomResume) []protocol.Roo
 	if len(about.Rooms) == 0 {
 		return rooms
 	}
-	decision, err := s.handler.cfg.Decider.Ask(about, nil)
+	decision, err := s.ask(about, nil)
 	let := make([]protocol.RoomResume, 0, len(rooms))
+	refused := make(map[hook.Denial][]protocol.RoomID)
 	for _, r := range rooms {
-		if invited(r) {
-			let = append(let, r)
-			continue
-		}
-		if err != nil {
-			s.undecided(id)
-			continue
-		}
-		denial, no := decision.Deny[string(r.Room)]
+		denial, denied := hook.Denial{}, false
 		switch {
+		case invited(r):
+		case err != nil:
+			denial, denied = undecided, true
 		case !*decision.Allow:
-			s.refuse(decision.ReplyError(id))
-		case no:
-			s.refuse(denial.ReplyError(id))
+			denial, denied = decision.Denial, true
 		default:
+			denial, denied = decision.Deny[string(r.Room)]
+		}
+		if denied {
+			refused[denial] = append(refused[denial], protocol.RoomID(r.Room))
+		} else {
 			let = append(let, r)
 		}
+	}
+	for denial, names := range refused {
+		e := denial.ReplyError(id)
+		e.Rooms = names
+		s.refuse(e)
 	}
 	return let
 }
@@ -181,28 +191,28 @@ func (s *session) passed(f *protocol.Frame) ([]byte, bool) {
 	}
 	about := s.inquire(hook.AskMessage)
 	about.ID, about.To, about.Room, about.Content, about.Ephemeral = string(f.ID), string(f.To), string(f.Room), f.Content, f.Ephemeral
-	decision, err := s.handler.cfg.Decider.Ask(about, func(d *hook.Decision) error { return s.checkContent(d.Content) })
+	decision, err := s.ask(about, s.checkContent)
 	switch {
 	case err != nil:
-		s.undecided(f.ID)
+		s.refuse(undecided.ReplyError(f.ID))
 		return nil, false
 	case !*decision.Allow:
 		s.refuse(decision.ReplyError(f.ID))
 		return nil, false
-	case decision.Content != nil:
+	case decision.Changes():
 		return decision.Content, true
 	}
 	return f.Content, true
 }
 
 // checkContent holds changed content to the rules of a client's.
-func (s *session) checkContent(content []byte) error {
-	if content == nil {
+func (s *session) checkContent(d *hook.Decision) error {
+	if !d.Changes() {
 		return nil
 	}
 	f := frames.Get().(*protocol.Frame)
 	defer frames.Put(f)
-	frame := append(append([]byte(`{"type":"message","to":"x","content":`), content...), '}')
+	frame := append(append([]byte(`{"type":"message","to":"x","content":`), d.Content...), '}')
 	if int64(len(frame)) > s.handler.cfg.MaxFrameBytes {
 		return errors.New("content: too large")
 	}
@@ -212,7 +222,5 @@ func (s *session) checkContent(content []byte) error {
 	return nil
 }
 
-// undecided tells a client that its backend does not answer.
-func (s *session) undecided(id []byte) {
-	s.refuse(&protocol.ReplyError{ID: string(id), Code: protocol.CodeUnavailable, Message: "the backend does not decide now", RetryAfterMs: 1000})
-}
+// undecided is what a client is told whose backend does not answer.
+var undecided = hook.Denial{Code: protocol.CodeUnavailable, Reason: "the backend does not decide now", RetryAfterMs: 1000}

@@ -92,9 +92,14 @@ func (b *backend) questions() []hook.Inquiry {
 
 // decides has a gateway ask the backend.
 func (b *backend) decides(allowOnFailure bool, questions ...hook.Question) func(*settings) {
+	d := b.decider(500*time.Millisecond, allowOnFailure, questions...)
+	return func(s *settings) { s.handler.Decider, s.handler.AskedHeaders = d, []string{"Cookie", "X-Contest"} }
+}
+
+func (b *backend) decider(timeout time.Duration, allowOnFailure bool, questions ...hook.Question) *hook.Decider {
 	cfg := hook.DeciderConfig{
 		Asked: make(map[hook.Question]hook.Asked), Secret: "a secret of enough characters", Allow: []string{"127.0.0.1"},
-		Timeout: 500 * time.Millisecond, MaxInFlight: 8, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Timeout: timeout, MaxInFlight: 8, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 	for _, q := range questions {
 		cfg.Asked[q] = hook.Asked{URL: b.server.URL, AllowOnFailure: allowOnFailure}
@@ -103,7 +108,12 @@ func (b *backend) decides(allowOnFailure bool, questions ...hook.Question) func(
 	if err != nil {
 		b.Fatal(err)
 	}
-	return func(s *settings) { s.handler.Decider, s.handler.AskedHeaders = d, []string{"Cookie", "X-Contest"} }
+	return d
+}
+
+// patient has a gateway wait for decisions as long as a busy machine may need.
+func (b *backend) patient(s *settings) {
+	s.handler.Decider = b.decider(patience, false, hook.AskMessage)
 }
 
 // dial opens a socket with headers of its own.
@@ -187,7 +197,7 @@ func TestWhoIsNotNamedIsNotProven(t *testing.T) {
 	c := closed.dial(nil)
 	c.say(`{"type":"register","userId":"alice"}`)
 	c.wantRefusal(protocol.CodeUnauthorized, "anonymous")
-	open := embedded(t, b.decides(false, hook.AskRegister))
+	open := newGateway(t, closed.redis, b.decides(false, hook.AskRegister))
 	open.connect("alice")
 }
 
@@ -265,11 +275,10 @@ func TestTheBackendDecidesOnMessages(t *testing.T) {
 	alice.say(`{"type":"message","id":"2","to":"bob","content":"a curse"}`)
 	alice.say(`{"type":"message","id":"3","to":"bob","content":"number"}`)
 	alice.say(`{"type":"message","id":"3","to":"bob","content":"number"}`)
-	alice.say(`{"type":"message","id":"4","to":"bob","content":"last","ephemeral":true}`)
 	if f := alice.wantRefusal(protocol.CodeForbidden, "be kind"); f.ID != "2" {
 		t.Errorf("%s", f.Raw)
 	}
-	for _, want := range []string{`"hello"`, `{"was":"number","n":1}`, `"last"`} {
+	for _, want := range []string{`"hello"`, `{"was":"number","n":1}`} {
 		f, err := bob.Next("message", patience)
 		if err != nil || !strings.Contains(string(f.Raw), `"content":`+want) {
 			t.Errorf("%s, %v; want %s", f.Raw, err, want)
@@ -277,7 +286,7 @@ func TestTheBackendDecidesOnMessages(t *testing.T) {
 	}
 	offsets := map[uint64]int{}
 	for range 3 {
-		f, err := alice.NextOf("ack", patience, func(f gatewaytest.Frame) bool { return f.ID != "4" })
+		f, err := alice.Next("ack", patience)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -286,6 +295,8 @@ func TestTheBackendDecidesOnMessages(t *testing.T) {
 	if offsets[1] != 1 || offsets[2] != 2 {
 		t.Errorf("acknowledged as %v", offsets)
 	}
+	alice.say(`{"type":"message","id":"4","to":"bob","content":"a curse too","ephemeral":true}`)
+	alice.wantRefusal(protocol.CodeForbidden, "be kind")
 	alice.say(`{"type":"message","id":"5","to":"bob","content":"broken"}`)
 	alice.wantRefusal(protocol.CodeUnavailable, "decide")
 	if q := b.questions()[0]; q.User != "alice" || q.To != "bob" || q.ID != "1" || q.Device != "phone" || string(q.Content) != `"hello"` {
@@ -365,10 +376,91 @@ func TestRegisterWithoutABackend(t *testing.T) {
 		return err == nil
 	})
 	b.answer(503)
-	open := embedded(t, b.decides(true, hook.AskRegister))
+	open := newGateway(t, strict.redis, b.decides(true, hook.AskRegister))
 	open.connect("bob")
-	closed := embedded(t, func(s *settings) { s.handler.Anonymous = false }, b.decides(true, hook.AskRegister))
+	closed := newGateway(t, strict.redis, func(s *settings) { s.handler.Anonymous = false }, b.decides(true, hook.AskRegister))
 	d := closed.dial(nil)
 	d.say(`{"type":"register","userId":"bob"}`)
 	d.wantRefusal(protocol.CodeUnauthorized, "anonymous")
+}
+
+// A backend that is slow for one client is so for nobody else: others' messages go on, and the slow one's come in the order sent.
+func TestASlowDecisionHoldsItsOwnConnection(t *testing.T) {
+	slow := make(chan struct{})
+	b := newBackend(t, func(q hook.Inquiry) string {
+		if q.User == "alice" && q.ID == "0" {
+			select {
+			case <-slow:
+			case <-time.After(patience):
+			}
+		}
+		return `{"allow":true}`
+	})
+	g := embedded(t, b.patient)
+	alice, bob, carol := g.connect("alice"), g.connect("bob"), g.connect("carol")
+	for i := range 20 {
+		alice.say(fmt.Sprintf(`{"type":"message","id":"%d","to":"carol","content":%d}`, i, i))
+	}
+	eventually(t, "alice's first is asked about", func() bool { return len(b.questions()) > 0 })
+	for i := range 20 {
+		bob.say(fmt.Sprintf(`{"type":"message","id":"%d","to":"carol","content":%d}`, i, i))
+		if f, err := bob.Next("ack", patience); err != nil || f.ID != fmt.Sprint(i) {
+			t.Fatalf("%s, %v", f.Raw, err)
+		}
+	}
+	if n := len(alice.Left("ack")); n != 0 {
+		t.Errorf("%d acks before the decision", n)
+	}
+	close(slow)
+	for i := range 40 {
+		f, err := carol.Next("message", patience)
+		want := fmt.Sprintf(`"content":%d`, i%20)
+		if err != nil || !strings.Contains(string(f.Raw), want+",") && !strings.Contains(string(f.Raw), want+"}") || (string(f.From) == `"alice"`) != (i >= 20) {
+			t.Fatalf("%d: %s, %v", i, f.Raw, err)
+		}
+	}
+}
+
+// An answer that is no decision refuses the one message it is about, and never stops the asking for others.
+func TestAWrongAnswerIsItsOwn(t *testing.T) {
+	answers := map[string]string{
+		"no JSON": `yes`, "no allow": `{}`, "not a boolean": `{"allow":1}`, "half a surrogate": `{"allow":true,"content":"\ud800"}`,
+		"larger than a frame": `{"allow":true,"content":"` + strings.Repeat("x", 64<<10) + `"}`, "deep": `{"allow":true,"content":` + strings.Repeat("[", 100) + strings.Repeat("]", 100) + `}`,
+		"huge": `{"allow":true,"reason":"` + strings.Repeat("x", 3<<20) + `"}`,
+	}
+	b := newBackend(t, func(q hook.Inquiry) string {
+		if answer, ok := answers[q.ID]; ok {
+			return answer
+		}
+		return `{"allow":true,"content":null,"code":null}`
+	})
+	g := embedded(t, b.patient)
+	alice, bob := g.connect("alice"), g.connect("bob")
+	for name := range answers {
+		alice.say(fmt.Sprintf(`{"type":"message","id":%q,"to":"bob","content":1}`, name))
+		if f := alice.wantRefusal(protocol.CodeUnavailable, "decide"); f.ID != name {
+			t.Errorf("%s", f.Raw)
+		}
+	}
+	alice.say(`{"type":"message","id":"good","to":"bob","content":{"as":"it is"}}`)
+	if f, err := bob.Next("message", patience); err != nil || !strings.Contains(string(f.Raw), `"content":{"as":"it is"}`) {
+		t.Errorf("%s, %v", f.Raw, err)
+	}
+	if s := g.handler.cfg.Decider.Stats()[0]; s.Open || s.Outcomes["failed"] != uint64(len(answers)) {
+		t.Errorf("%+v", s)
+	}
+}
+
+// Who has no backend pays nothing for it.
+func TestAskingNobodyAllocatesNothing(t *testing.T) {
+	s := &session{handler: &Handler{}}
+	f := &protocol.Frame{Content: []byte("1")}
+	rooms := []protocol.RoomResume{{Room: []byte("lobby")}}
+	if n := testing.AllocsPerRun(100, func() {
+		if content, ok := s.passed(f); !ok || len(content) != 1 || len(s.welcome(nil, rooms)) != 1 || len(s.guests(rooms)) != 1 {
+			t.Fatal("refused")
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
 }

@@ -109,6 +109,9 @@ type Decision struct {
 	Assumed bool `json:"-"`
 }
 
+// Changes reports whether something else is sent than what came. null says nothing: so do backends write what they don't set.
+func (d *Decision) Changes() bool { return d.Content != nil && string(d.Content) != "null" }
+
 // Denial is why something is not allowed.
 type Denial struct {
 	Code         protocol.ErrorCode `json:"code"`
@@ -163,9 +166,10 @@ type asked struct {
 	log      *slog.Logger
 
 	// Any goroutine.
-	slots   chan struct{}
-	breaker breaker
-	counts  decisions
+	slots      chan struct{}
+	breaker    breaker
+	counts     decisions
+	complained atomic.Int64 // when an answer was last logged, ms since 1970
 }
 
 // NewDecider prepares to ask; nil when there is nothing to ask about.
@@ -228,6 +232,14 @@ func (a *asked) decide(about *Inquiry, check func(*Decision) error) (*Decision, 
 	}
 	decision, err := a.ask(ctx, about, check)
 	<-a.slots
+	if nonsense, ok := errors.AsType[wrongAnswer](err); ok {
+		// It is there, so the others go on asking: else whoever finds what it answers wrongly to could silence it for all.
+		a.breaker.answered()
+		if now, last := time.Now().UnixMilli(), a.complained.Load(); now-last > 1000 && a.complained.CompareAndSwap(last, now) {
+			a.log.Warn("the backend's answer is no decision", "err", nonsense)
+		}
+		return nil, failed
+	}
 	if err != nil {
 		if n := a.breaker.failed(time.Now()); n == 1 || n == breakAfter {
 			a.log.Warn("the backend does not decide", "failures", n, "err", err)
@@ -260,22 +272,27 @@ func (a *asked) ask(ctx context.Context, about *Inquiry, check func(*Decision) e
 	case err != nil:
 		return nil, err
 	case len(answer) > maxDecision:
-		return nil, errors.New("an endless answer")
+		return nil, wrongAnswer("more than 2 MB")
 	}
 	var d Decision
 	if err := json.Unmarshal(answer, &d); err != nil {
-		return nil, errors.New("the answer is not JSON as docs/hooks.md has it")
+		return nil, wrongAnswer("not JSON as docs/hooks.md has it")
 	}
 	if d.Allow == nil {
-		return nil, errors.New("the answer has no allow")
+		return nil, wrongAnswer("allow: missing")
 	}
 	if *d.Allow && check != nil {
 		if err := check(&d); err != nil {
-			return nil, fmt.Errorf("the answer is wrong: %w", err)
+			return nil, wrongAnswer(err.Error())
 		}
 	}
 	return &d, nil
 }
+
+// wrongAnswer says what is wrong with an answer that came in time.
+type wrongAnswer string
+
+func (e wrongAnswer) Error() string { return string(e) }
 
 // maxDecision bounds an answer: a changed message, and room to spare.
 const maxDecision = 2 << 20
