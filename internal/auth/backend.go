@@ -4,8 +4,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/go-jose/go-jose/v4/json"
-
 	"chatgate/internal/protocol"
 )
 
@@ -29,19 +27,14 @@ func (w Word) Identity(now time.Time) (*Identity, error) {
 		return nil, errors.New("expiresAt: is over, or not in milliseconds")
 	}
 	var err error
-	if id.Meta, err = metaOf(given(w.Meta)); err != nil {
-		return nil, err
+	if string(w.Meta) != "null" { // so a backend writes that it has none
+		if id.Meta, err = metaOf(w.Meta); err != nil {
+			return nil, err
+		}
 	}
-	id.Grant, err = grantOf(&claims{Rooms: given(w.Rooms), Watch: given(w.Watch), Limits: given(w.Limits)})
+	// null is refused in these as it is in a token: it must not come to mean all when it was an empty list.
+	id.Grant, err = grantOf(&claims{Rooms: w.Rooms, Watch: w.Watch, Limits: w.Limits})
 	return id, err
-}
-
-// given takes null for absent: a backend that has nothing to say writes it so. In a token, where it stands for an empty list, it is refused.
-func given(raw []byte) json.RawMessage {
-	if string(raw) == "null" {
-		return nil
-	}
-	return raw
 }
 
 // Under is the token's identity with what the backend said besides: both must allow, the earlier end counts, and the backend's meta
