@@ -35,6 +35,7 @@ type Config struct {
 	TrustedProxies []string `zero:"none" placeholder:"CIDR" help:"Address ranges of proxies whose X-Forwarded-For is believed."`
 	ProxyProtocol  bool     `negatable:"" help:"Read the PROXY protocol (v1 and v2) on the public listener from trusted-proxies, which must send it with every connection."`
 	Origins        []string `zero:"same host only" placeholder:"ORIGIN" help:"Further origins whose pages may connect, each in full: https://chat.example.com."`
+	StampMeta      bool     `negatable:"" help:"Put the meta that its sender's connection registered with on each message."`
 
 	Auth      AuthConfig      `embed:"" prefix:"auth." group:"Tokens (the same on every gateway)"`
 	TLS       TLSConfig       `embed:"" prefix:"tls." group:"TLS on the public listener"`

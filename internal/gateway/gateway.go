@@ -188,7 +188,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	g.admission = handler.NewAdmission(cfg.admission(g.proxies))
 	g.handler = handler.New(handler.Config{
 		Gateway: id, Log: log, Anonymous: cfg.Anonymous(), AnonymousForwarded: cfg.Insecure, Origins: origins,
-		Tokens: g.tokens, Revocations: g.revoked, Decider: g.decider, AskedHeaders: cfg.Hooks.Headers,
+		Tokens: g.tokens, Revocations: g.revoked, Decider: g.decider, AskedHeaders: cfg.Hooks.Headers, StampMeta: cfg.StampMeta,
 		HeartbeatInterval: cfg.Heartbeat.Interval, PresenceTTL: cfg.Heartbeat.PresenceTTL,
 		MaxFrameBytes: int64(cfg.Limits.FrameBytes), Limits: cfg.Limits.connection(), Classes: classNames(pc.Classes),
 		MaxBadFrames: 64, ReapedSpread: cfg.Cluster.ReapAfter, RegisterWait: 3 * time.Second,

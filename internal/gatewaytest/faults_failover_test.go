@@ -4,11 +4,75 @@ package gatewaytest
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 )
+
+// The master dies when its replicas have everything, while some are connected. Nobody is said to have gone for that; who came before and goes after it
+// has his one end, and what was delivered to the sink on the old master comes again at most with its id.
+func TestFaultEventsOverAFailover(t *testing.T) {
+	t.Parallel()
+	to := StartReceiver(t)
+	f := try(t, StartSentinel(t), 2, append(slices.Clone(swift), sinksFile(t, webhookSink(to)))...)
+	for round := range scaled(1, 10) {
+		var clients []*Client
+		for i := range scaled(20, 200) {
+			clients = append(clients, takeSeat(t, f.gateways[i%2], fmt.Sprintf("user%d.%d", round, i), "hall"))
+		}
+		for _, c := range clients[:len(clients)/2] {
+			c.Cut()
+		}
+		ended := func(want int) error {
+			events, _, err := to.Once()
+			n := 0
+			for _, e := range events {
+				if e.Type == "disconnect" && strings.HasPrefix(e.User, fmt.Sprintf("user%d.", round)) {
+					n++
+				}
+			}
+			if err != nil || n != want {
+				return fmt.Errorf("%d disconnects came, want %d: %v", n, want, err)
+			}
+			return nil
+		}
+		f.must(Poll(time.Minute, func() error { return ended(len(clients) / 2) }))
+		f.dust() // who was cut is offline
+		before, err := f.r.Masters()
+		f.must(err)
+		caughtUp, err := replicasHave(before[0])
+		f.must(err)
+		f.must(Poll(20*time.Second, caughtUp))
+		before[0].Kill()
+		killed := time.Now()
+		_, err = f.r.WaitFailover(before[0].Addr, time.Minute)
+		f.must(err)
+		for _, c := range clients[len(clients)/2:] {
+			if _, err := c.Heartbeat(Deadline); err != nil {
+				t.Errorf("%v\n%s", err, c.Story(3))
+			}
+		}
+		takeSeat(t, f.gateways[0], fmt.Sprintf("late%d", round), "hall").Cut()
+		f.must(Poll(time.Minute, func() error {
+			if slices.ContainsFunc(to.Events(), func(e Received) bool { return e.Type == "connect" && e.User == fmt.Sprintf("late%d", round) }) {
+				return nil
+			}
+			return fmt.Errorf("no event after the failover")
+		}))
+		f.note("events again %v after the kill", time.Since(killed).Round(10*time.Millisecond))
+		f.must(ended(len(clients) / 2)) // nobody else is gone
+		for _, c := range clients[len(clients)/2:] {
+			f.must(c.Close())
+		}
+		f.must(Poll(time.Minute, func() error { return ended(len(clients)) }))
+		f.must(before[0].Restart())
+		f.must(Poll(time.Minute, f.r.sentinelsHearAll))
+	}
+	all, again := wantOneEnd(t, f.r, to)
+	f.note("%d events, %d of them twice", all, again)
+}
 
 // The master dies, and the replica that takes its place lacks what was acknowledged last. With healing the gateways, which
 // are all alive, store it again; without, everybody who misses something is told.

@@ -464,3 +464,28 @@ func TestAskingNobodyAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// Where the gateway is told so, a message says with which meta its sender came: the backend's, where that spoke; and so does the log.
+func TestMessagesCarryTheirSendersMeta(t *testing.T) {
+	b := newBackend(t, func(q hook.Inquiry) string {
+		if string(q.Claimed) == "alice" {
+			return `{"allow":true,"userId":"alice","meta":{"contestId": 42}}`
+		}
+		return `{"allow":true}`
+	})
+	g := embedded(t, b.decides(false, hook.AskRegister), func(s *settings) { s.handler.StampMeta = true })
+	alice, bob := g.connect("alice", "meta", map[string]any{"contestId": 7}), g.connect("bob")
+	alice.say(`{"type":"message","id":"1","to":"bob","content":1}`)
+	f, err := bob.Next("message", patience)
+	if err != nil || !strings.Contains(string(f.Raw), `"from":"alice","meta":{"contestId":42},"to":"bob"`) {
+		t.Errorf("%s, %v", f.Raw, err)
+	}
+	bob.say(`{"type":"history","limit":1}`)
+	if f, err := bob.Next("history", patience); err != nil || !strings.Contains(string(f.Raw), `"meta":{"contestId":42}`) {
+		t.Errorf("%s, %v", f.Raw, err)
+	}
+	bob.say(`{"type":"message","id":"1","to":"alice","content":1}`)
+	if f, err := alice.Next("message", patience); err != nil || strings.Contains(string(f.Raw), `"meta"`) {
+		t.Errorf("%s, %v", f.Raw, err)
+	}
+}

@@ -41,6 +41,8 @@ type Config struct {
 	Decider      *hook.Decider
 	AskedHeaders []string
 	Origins      Origins
+	// StampMeta puts the meta a connection registered with on its messages.
+	StampMeta bool
 
 	// HeartbeatInterval and PresenceTTL are told to clients; a frame of any kind
 	// refreshes presence when the last refresh is older than the interval.

@@ -218,6 +218,7 @@ func AppendPresence(dst []byte, id []byte, users []UserPresence) []byte {
 type MessageHead struct {
 	ID        []byte
 	From      UserID
+	Meta      string // what the sender's connection registered with, a JSON object as written; "": not told
 	To        []byte // nil: a message to Room
 	Room      []byte
 	Content   []byte // exactly one complete JSON value, as Decode returns it: copied without another look
@@ -233,6 +234,10 @@ func AppendMessageHead(dst []byte, m *MessageHead) []byte {
 	dst = appendString(dst, m.ID)
 	dst = append(dst, `,"from":`...)
 	dst = appendString(dst, m.From)
+	if m.Meta != "" {
+		dst = append(dst, `,"meta":`...)
+		dst = append(dst, m.Meta...)
+	}
 	if m.To != nil {
 		dst = append(dst, `,"to":`...)
 		dst = appendString(dst, m.To)

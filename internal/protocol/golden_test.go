@@ -102,6 +102,9 @@ var fromGateway = map[string][]byte{
 	"message-room": AppendMessageTail(AppendMessageHead(nil, &MessageHead{
 		ID: []byte("m-8"), From: "alice", Room: []byte("lobby"), Content: []byte(`"hello, all"`), Ts: 1795305608000,
 	}), "b3Rk0uT5yP", 8),
+	"message-meta": AppendMessageTail(AppendMessageHead(nil, &MessageHead{
+		ID: []byte("m-9"), From: "alice", Meta: `{"contestId":42}`, Room: []byte("lobby"), Content: []byte(`"hello, all"`), Ts: 1795305609000,
+	}), "b3Rk0uT5yP", 9),
 	"presence": AppendPresence(nil, []byte("p-1"), []UserPresence{
 		{User: "bob", State: StateOnline, Version: "r4Yx8.3", Devices: 2},
 		{User: "carol", State: StateOffline, Version: "r4Yx8.6", LastSeen: 1795301000000},
