@@ -143,6 +143,14 @@ func TestValidateNamesTheSetting(t *testing.T) {
 		"no lifetime":          {func(c *Config) { c.Auth.MaxLifetime = 0 }, "auth.max-lifetime: must be > 0"},
 		"commands":             {func(c *Config) { c.API.Commands = []string{"send", "sned"} }, "api.commands: no scope is called \"sned\""},
 		"takeover":             {func(c *Config) { c.API.Takeover = 14 * time.Second }, "api.takeover: must be at least three times"},
+		"hook at home":         {func(c *Config) { withHook(c, "http://127.0.0.1/") }, "hooks.join: "},
+		"hook in disguise":     {func(c *Config) { withHook(c, "http://2130706433/") }, "hooks.join: "},
+		"hook of another kind": {func(c *Config) { withHook(c, "ftp://example.com/") }, "hooks.join: "},
+		"hook unsigned":        {func(c *Config) { withHook(c, "https://example.com/"); c.Hooks.Secret = "" }, "hooks.join: hooks.secret"},
+		"hook allows nonsense": {func(c *Config) { withHook(c, "https://example.com/"); c.Hooks.Allow = []string{"all"} }, "hooks.join: hooks.allow"},
+		"hook slow":            {func(c *Config) { c.Hooks.Timeout = time.Minute }, "hooks.timeout: must be 10ms"},
+		"hook failure":         {func(c *Config) { c.Hooks.JoinOnFailure = "maybe" }, "hooks.join-on-failure: must be one of"},
+		"hook header":          {func(c *Config) { c.Hooks.Headers = []string{"a b"} }, "hooks.headers: "},
 		"redis":                {func(c *Config) { c.Redis.URL = "localhost:6379" }, "redis.url: must begin with"},
 	}
 	for name, c := range cases {
@@ -166,6 +174,10 @@ func TestValidateNamesTheSetting(t *testing.T) {
 	if err := cfg.Validate(); err != nil {
 		t.Errorf("0 where it has a meaning: %v", err)
 	}
+}
+
+func withHook(c *Config, url string) {
+	c.Hooks.Join, c.Hooks.Secret = url, "a secret of enough characters"
 }
 
 func TestShownSettingsHideSecretsAndCanBeReadBack(t *testing.T) {
