@@ -61,7 +61,7 @@ func TestFaultEventsOverAFailover(t *testing.T) {
 			}
 			return fmt.Errorf("no event after the failover")
 		}))
-		f.note("events again %v after the kill", time.Since(killed).Round(10*time.Millisecond))
+		t.Logf("events again %v after the kill", time.Since(killed).Round(10*time.Millisecond))
 		f.must(ended(len(clients) / 2)) // nobody else is gone
 		for _, c := range clients[len(clients)/2:] {
 			f.must(c.Close())
@@ -71,7 +71,7 @@ func TestFaultEventsOverAFailover(t *testing.T) {
 		f.must(Poll(time.Minute, f.r.sentinelsHearAll))
 	}
 	all, again := wantOneEnd(t, f.r, to)
-	f.note("%d events, %d of them twice", all, again)
+	t.Logf("%d events, %d of them twice", all, again)
 }
 
 // The master dies, and the replica that takes its place lacks what was acknowledged last. With healing the gateways, which
