@@ -210,7 +210,7 @@ func TestPartsComeInOrderAndLostOnesAreCounted(t *testing.T) {
 		}
 		a, b := net.gateway("a", telling), net.gateway("b", telling)
 		heard := make(map[protocol.GatewayID][]string)
-		got, err := a.router.Ask(context.Background(), patient(Question{Verb: "trace", Part: func(x protocol.Answer, lost uint64) {
+		got, err := a.router.Ask(context.Background(), patient(Question{Verb: "parts", Part: func(x protocol.Answer, lost uint64) {
 			for range lost {
 				heard[x.Gateway] = append(heard[x.Gateway], "-")
 			}
