@@ -45,7 +45,9 @@ func TestCursorsOnlyMoveForward(t *testing.T) {
 		s.keepAt("bob", "phone", e, 3, true)
 		s.keepAt("bob", "phone", e, 3, false)
 		s.keepAt("bob", "phone", e, 2, false)
-		s.keepAt("bob", "phone", e, 11, false) // the future
+		for _, future := range []uint64{11, 1 << 53, 1 << 63, 1<<64 - 1} {
+			s.keepAt("bob", "phone", e, future, false)
+		}
 		s.keepAt("bob", "phone", "foreign", 5, false)
 		s.keepAt("bob", "phone", "", 5, false)
 		s.wantKept("bob", "phone", e, 3)
@@ -134,7 +136,7 @@ func TestCursorsOfManyUsers(t *testing.T) {
 			u := protocol.UserID(fmt.Sprint("user", i))
 			at := protocol.Position{Epoch: s.head(u).Epoch}
 			if i%2 == 1 {
-				at.Offset = 1 // beyond the top
+				at.Offset = 1 << (i / 2 % 64) // beyond the top, also where no script can count to
 			}
 			all = append(all, Cursor{Address: protocol.UserAddress(u), User: u, Device: "phone", At: at})
 		}

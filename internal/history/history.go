@@ -243,11 +243,18 @@ type Cursor struct {
 	At      protocol.Position
 }
 
+// maxOffset is above all offsets there are: scripts count in doubles, which are exact up to here. The embedded Redis reads no larger
+// number than an int64.
+const maxOffset = 1 << 53
+
 // Keep moves cursors forward: one call for each group they are in. It returns how
 // many moved; one that stands further, or whose position is not of the log, stays.
 func (r *Reader) Keep(ctx context.Context, cursors ...Cursor) (moved int, err error) {
 	groups := make(map[int][]Cursor)
 	for _, c := range cursors {
+		if c.At.Offset > maxOffset {
+			continue // a client may say so, and the script would fail for all the others
+		}
 		i := r.cfg.Layout.GroupIndex(c.Address)
 		groups[i] = append(groups[i], c)
 	}
