@@ -190,21 +190,25 @@ func TestSlowHandshakesAreCut(t *testing.T) {
 	}
 	n := &neighbours{alice: Connect(t, plain.WS(), "alice"), bob: Connect(t, plain.WS(), "bob")}
 	slow := map[string]struct {
-		g        *Gateway
+		addr     string
 		at       []string // half a second between them; the last again and again
 		deadline time.Duration
 	}{
-		"silent":                      {plain, []string{""}, 5 * time.Second},
-		"half a line":                 {plain, []string{"GET /w", ""}, 5 * time.Second},
-		"half a request":              {plain, []string{Handshake(plain.Addr)[:60], ""}, 5 * time.Second},
-		"a byte now and then":         {plain, []string{"GET /ws HTTP/1.1\r\nX-A: ", "a"}, 5 * time.Second},
-		"a header now and then":       {plain, []string{"GET /ws HTTP/1.1\r\n", "X-A: a\r\n"}, 5 * time.Second},
-		"a body that never comes":     {plain, []string{"POST /stats HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n", ""}, 10 * time.Second},
-		"a body byte by byte":         {plain, []string{"POST /stats HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n", "a"}, 10 * time.Second},
-		"chunks without end":          {plain, []string{"GET /stats HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\na\r\n"}, 10 * time.Second},
-		"silent before TLS":           {secure, []string{""}, 5 * time.Second},
-		"half a hello of TLS":         {secure, []string{"\x16\x03\x01\x00\xa5\x01\x00", ""}, 5 * time.Second},
-		"a hello of TLS byte by byte": {secure, []string{"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc\x03", "\x03"}, 5 * time.Second},
+		"silent":                      {plain.Addr, []string{""}, 5 * time.Second},
+		"half a line":                 {plain.Addr, []string{"GET /w", ""}, 5 * time.Second},
+		"half a request":              {plain.Addr, []string{Handshake(plain.Addr)[:60], ""}, 5 * time.Second},
+		"a byte now and then":         {plain.Addr, []string{"GET /ws HTTP/1.1\r\nX-A: ", "a"}, 5 * time.Second},
+		"a header now and then":       {plain.Addr, []string{"GET /ws HTTP/1.1\r\n", "X-A: a\r\n"}, 5 * time.Second},
+		"a body that never comes":     {plain.Addr, []string{"POST /stats HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n", ""}, 10 * time.Second},
+		"a body byte by byte":         {plain.Addr, []string{"POST /stats HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n", "a"}, 10 * time.Second},
+		"chunks without end":          {plain.Addr, []string{"GET /stats HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\na\r\n"}, 10 * time.Second},
+		"inside: half a line":         {plain.Internal, []string{"GET /m", ""}, 5 * time.Second},
+		"inside: a body to come":      {plain.Internal, []string{"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n", ""}, 10 * time.Second},
+		"inside: a body, by the byte": {plain.Internal, []string{"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n", "a"}, 10 * time.Second},
+		"inside: a call by no key":    {plain.Internal, []string{"POST /api/v1/messages HTTP/1.1\r\nHost: localhost\r\nOrigin: null\r\nContent-Length: 1000\r\n\r\n", ""}, 10 * time.Second},
+		"silent before TLS":           {secure.Addr, []string{""}, 5 * time.Second},
+		"half a hello of TLS":         {secure.Addr, []string{"\x16\x03\x01\x00\xa5\x01\x00", ""}, 5 * time.Second},
+		"a hello of TLS byte by byte": {secure.Addr, []string{"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc\x03", "\x03"}, 5 * time.Second},
 	}
 	var all sync.WaitGroup
 	var mu sync.Mutex
@@ -212,7 +216,7 @@ func TestSlowHandshakesAreCut(t *testing.T) {
 	for name, tc := range slow {
 		all.Go(func() {
 			began := time.Now()
-			raw, err := DialRaw(tc.g.Addr, 0)
+			raw, err := DialRaw(tc.addr, 0)
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
 				return
