@@ -85,14 +85,18 @@ func (s *session) pace(came connection.Came, data []byte) bool {
 	return wait <= 0 || s.hold(wait)
 }
 
-// toll has control frames counted, which can't be refused: the reader is held for as long as they take.
+// toll has control frames counted, which can't be refused: the reader is held for as long as they take, or until new limits let it go.
 func (s *session) toll() {
 	r := &s.rates
 	r.now = time.Now()
 	r.fit(s.handler.limits.Load(), s.handler.cfg.MaxFrameBytes)
 	r.count(s.conn.Came())
-	for wait, _ := r.due(); wait > 0 && s.hold(min(wait, holdFor)); {
-		wait, _ = r.due()
+	for {
+		wait, _ := r.due()
+		if wait <= 0 || !s.hold(min(wait, holdFor)) {
+			return
+		}
+		r.fit(s.handler.limits.Load(), s.handler.cfg.MaxFrameBytes)
 	}
 }
 

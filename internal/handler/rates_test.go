@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"testing"
@@ -158,6 +159,31 @@ func TestReloadedLimitsCountForOpenConnections(t *testing.T) {
 	g.handler.Reload(Limits{MaxRooms: 2, MaxWatches: 2})
 	c.say(`{"type":"join","id":"4","room":"b"}`)
 	c.next("joined")
+}
+
+// Pings are never refused, so whoever sends many at once is held for as long as they take. New limits let him go, and so does the end.
+func TestWhoIsHeldForHisPingsHearsOfNewLimits(t *testing.T) {
+	g := embedded(t, func(s *settings) { s.handler.FrameRate = 1 })
+	flood := func(c *client) {
+		t.Helper()
+		if err := c.WriteRaw(bytes.Repeat(gatewaytest.RawFrame(0x89, "p"), 500)); err != nil {
+			t.Fatal(err)
+		}
+		c.say(`{"type":"heartbeat"}`)
+		if err := c.None("heartbeat", 300*time.Millisecond); err != nil {
+			t.Error(err)
+		}
+	}
+	alice := g.connect("alice")
+	flood(alice)
+	g.handler.Reload(Limits{})
+	if f, err := alice.Next("heartbeat", patience); err != nil {
+		t.Errorf("%s, %v", f, err)
+	}
+	g.handler.Reload(Limits{FrameRate: 1})
+	flood(alice)
+	g.stop()
+	alice.wantEnd(protocol.CloseDraining)
 }
 
 // What a token allows is not more than the limits are now.
