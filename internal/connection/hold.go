@@ -1,6 +1,9 @@
 package connection
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // Acquire takes a place in the in-flight window. Only the reader calls it, and it waits there until Release makes room: the socket is
 // not read meanwhile, and TCP tells the client. False: the connection is closing, and nothing was taken.
@@ -55,12 +58,16 @@ func (c *Connection) Came() Came {
 	return came
 }
 
-// pay has the control frames paid for that came, before more is read or the frame behind them is begun.
+// pay has paid for what came, before more is read or the frame behind it is begun: control frames, and what a message has in bytes that are
+// only headers. Its end may never come, and until then nobody else would count them.
 func (c *Connection) pay() {
-	if c.came.Frames > 0 && c.toll != nil && !c.closing() {
+	if c.toll != nil && (c.came.Frames > 0 || c.inMessage && c.came.Bytes > c.cfg.plentyBytes()) && !c.closing() {
 		c.toll()
 	}
 }
+
+// plentyBytes is more than a message needs that isn't cut into bits.
+func (cfg *Config) plentyBytes() int64 { return 2 * cmp.Or(cfg.MaxFrameBytes, pooledBytes) }
 
 // Hold keeps the reader from reading on for that long: TCP tells the client. Only the reader calls it. False: the connection is closing,
 // which ends it at once.

@@ -1,6 +1,7 @@
 package connection
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 	"time"
@@ -82,6 +83,29 @@ func TestControlFramesHoldTheReader(t *testing.T) {
 			r.wantClosing(KindDraining.Code())
 			r.send(opClose, "\x0f\xa0")
 			g.wantEnd(c, KindDraining, KindDraining.Code())
+		})
+	}
+}
+
+// A message may come in fragments that are empty, as many as one likes: they are paid for before it ends, if ever it does. It must end in
+// time all the same.
+func TestAMessageWithoutEndHoldsTheReader(t *testing.T) {
+	for name, start := range map[string]func(testing.TB, func(*Config)) *gate{"bare": newGate, "TLS": newTLSGate} {
+		t.Run(name, func(t *testing.T) {
+			g, _, controls := newMetered(t, start, time.Hour)
+			c, r := g.rawDial(0)
+			g.identify(c, "alice")
+			const plenty = 2 * 64 << 10
+			r.write(clientFrame(0x1, "x"))
+			r.write(bytes.Repeat(clientFrame(0x0, ""), (plenty+1000)/6))
+			poll(t, "the reader is held", c.waiting.Load)
+			if came := <-controls; came.Frames != 0 || came.Bytes <= plenty || came.Bytes > plenty+7 {
+				t.Errorf("held for %+v, want just over %d bytes", came, plenty)
+			}
+			g.m.CheckHealth(time.Now().Add(DefaultConfig().MessageTimeout))
+			r.wantClosing(KindMessageTimeout.Code())
+			r.nc.Close()
+			g.wantEnd(c, KindMessageTimeout, KindMessageTimeout.Code())
 		})
 	}
 }

@@ -25,8 +25,8 @@ var readBuffers = sync.Pool{New: func() any { return &readBuffer{b: make([]byte,
 // called once, by the goroutine that is the reader from then on, and returns when the socket is closed and what it held is given back.
 // Only hooks may then still be running, and with them the values they can read.
 //
-// toll is called when control frames have come, before anything behind them is handled: like handle it may ask what came, and hold the
-// reader. nil: they cost nothing.
+// toll is called when control frames have come, before anything behind them is handled, and now and then in a message of very many
+// fragments: like handle it may ask what came, and hold the reader. nil: they cost nothing.
 func (c *Connection) Run(handle func(frame []byte), toll func()) Cause {
 	defer c.finish() // also when handle panics
 	c.toll = toll

@@ -85,7 +85,8 @@ func (s *session) pace(came connection.Came, data []byte) bool {
 	return wait <= 0 || s.hold(wait)
 }
 
-// toll has control frames counted, which can't be refused: the reader is held for as long as they take, or until new limits let it go.
+// toll has counted what can't be refused, control frames and the fragments of a message without end: the reader is held for as long as they
+// take, or until new limits let it go.
 func (s *session) toll() {
 	r := &s.rates
 	r.now = time.Now()

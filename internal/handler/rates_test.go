@@ -73,6 +73,26 @@ func TestBytesAreHeldToTheRate(t *testing.T) {
 	}
 }
 
+// The fragments of one message count while they come: else one without an end would be read as fast as it is sent.
+func TestFragmentsAreHeldToTheRate(t *testing.T) {
+	const perSecond, sent = 300_000, 900_000
+	const owed = 2 * 64 << 10 // of the end, by what comes after it
+	g := embedded(t, func(s *settings) { s.handler.ByteRate = perSecond })
+	c := g.connect("alice")
+	began := time.Now()
+	for _, b := range [][]byte{
+		gatewaytest.RawFrame(0x01, ""), bytes.Repeat(gatewaytest.RawFrame(0x00, ""), sent/6), gatewaytest.RawFrame(0x80, `{"type":"heartbeat"}`),
+	} {
+		if err := c.WriteRaw(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.next("heartbeat")
+	if took, least := time.Since(began), time.Second*(sent-perSecond-owed)/perSecond; took < least*9/10 {
+		t.Errorf("%d bytes of empty fragments in %v, want at least %v", sent, took, least)
+	}
+}
+
 // A reader is held for a second at most. What would have to wait longer is refused, with the limit it is over and the time to wait: it is
 // certainly not stored, and after that time it is taken.
 func TestWhatWouldWaitTooLongIsRefused(t *testing.T) {
