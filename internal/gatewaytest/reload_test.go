@@ -250,11 +250,19 @@ func TestSIGHUPReloadsKeysAndTheCertificate(t *testing.T) {
 	want(first, true)
 	want(second, false)
 
+	newCert, newKey := selfSigned(t)
+	oldCert := filepath.Join(dir, "old.pem")
+	copyFile(cert, oldCert)
+	copyFile(newCert, cert)
 	g.write(settings(first, second))
+	if line := g.reload(); !strings.Contains(line.Err, "tls.cert") {
+		t.Errorf("a certificate without its key, and a new secret: %+v", line)
+	}
+	want(second, false) // it was fit, and is not taken over all the same
+	copyFile(oldCert, cert)
 	g.wantReloaded("auth.secrets", "")
 	want(first, true)
 	want(second, true)
-	newCert, newKey := selfSigned(t)
 	copyFile(newCert, cert)
 	if line := g.reload(); !strings.Contains(line.Err, "tls.cert") {
 		t.Errorf("a certificate without its key: %+v", line)
