@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
+
 	"chatgate/internal/auth"
 	"chatgate/internal/gatewaytest"
 	"chatgate/internal/protocol"
@@ -449,6 +451,53 @@ func TestRevocationClosesConnectionsOnEveryGateway(t *testing.T) {
 	}
 	spared[0].wantEnd(protocol.CloseRevoked)
 	spared[2].wantEnd(protocol.CloseRevoked)
+}
+
+// Whoever is held for what he sends, and for longer than anybody waits, is still closed at once, and what is held isn't sent.
+func TestWhoIsHeldIsRevokedAtOnce(t *testing.T) {
+	large := []byte(fmt.Sprintf(`{"type":"heartbeat","x":%q}`, strings.Repeat("x", 60_000)))
+	for name, tc := range map[string]struct {
+		limits Limits
+		kind   int
+		frame  []byte
+	}{
+		"for messages":       {Limits{MessageRate: 1}, websocket.TextMessage, []byte(`{"type":"message","to":"bob","content":1}`)},
+		"for frames":         {Limits{FrameRate: 1}, websocket.TextMessage, []byte(`{"type":"heartbeat"}`)},
+		"for control frames": {Limits{FrameRate: 1}, websocket.PingMessage, nil},
+		"for bytes":          {Limits{ByteRate: 1000}, websocket.TextMessage, large},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			x := guard(t, gatewaytest.Shared(t, gatewaytest.Embedded))
+			c, _ := x.enter(x.token("alice", time.Hour))
+			x.handler.Reload(tc.limits)
+			for range 30 {
+				if err := c.WriteFrame(tc.kind, tc.frame); err != nil {
+					t.Fatal(err)
+				}
+			}
+			frames := func() uint64 { return x.handler.Stats().Frames }
+			for before := frames(); ; before = frames() { // until it is held
+				<-time.After(300 * time.Millisecond)
+				if frames() <= before+1 {
+					break
+				}
+			}
+			began := time.Now()
+			if err := x.revocations.Revoke(context.Background(), auth.Revocation{User: "alice"}); err != nil {
+				t.Fatal(err)
+			}
+			c.wantEnd(protocol.CloseRevoked)
+			c.Cut()
+			eventually(t, "its reader has ended", func() bool { return x.manager.Count() == 0 })
+			if took := time.Since(began); took > 5*time.Second {
+				t.Errorf("over after %v", took)
+			}
+			if sent := len(c.Notes().Acked); sent > 5 {
+				t.Errorf("%d messages were sent, and more than a few can't have been in time", sent)
+			}
+		})
+	}
 }
 
 // The word comes while alice is being entered: too late for what is checked before, too early for her to be found.
