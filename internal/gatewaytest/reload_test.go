@@ -170,6 +170,53 @@ func TestSIGHUPReloadsLimits(t *testing.T) {
 	}
 }
 
+// Signals come faster than they are obeyed, and while the file is written: what it has in the end is what counts. A file that was cut off
+// anywhere hurts nobody who is there, and the whole one is taken over as if nothing had been.
+func TestManySIGHUPsEndWithTheLastFile(t *testing.T) {
+	settings := func(rate int) string {
+		return fmt.Sprintf("limits.message-rate: %d\nlimits:\n  connect-rate-per-ip: 0\n  rooms-per-connection: 7\n", rate)
+	}
+	g := startConfigured(t, settings(1000))
+	alice := Connect(t, g.WS(), "alice")
+	for i := range 40 {
+		g.write(settings(100 + i))
+		g.HangUp()
+		g.HangUp()
+	}
+	g.write(settings(20))
+	g.HangUp()
+	wantWithin(t, 4*Deadline, func() bool { return rush(t, alice, 60) > 1900*time.Millisecond })
+	g.seen = strings.Count(g.Log(), "\n")
+	g.wantReloaded("", "")
+
+	whole, taken := settings(1000), 0
+	for n := range whole {
+		g.write(whole[:n])
+		if line := g.reload(); line.Err == "" {
+			taken++
+		}
+		if _, err := alice.Heartbeat(Deadline); err != nil {
+			t.Fatalf("with %q: %v", whole[:n], err)
+		}
+	}
+	if taken == 0 || taken == len(whole) {
+		t.Errorf("%d of %d files that were cut off were taken over", taken, len(whole))
+	}
+	g.write(whole)
+	if line := g.reload(); line.Err != "" {
+		t.Errorf("%+v", line)
+	}
+	g.wantReloaded("", "")
+	for i, want := range []string{"joined", "joined", "joined", "joined", "joined", "joined", "joined", "error"} {
+		if err := alice.Write(map[string]any{"type": "join", "id": fmt.Sprint(i), "room": fmt.Sprint("r", i)}); err != nil {
+			t.Fatal(err)
+		}
+		if f, err := alice.Next(want, Deadline); err != nil {
+			t.Errorf("join %d: %s, %v", i, f, err)
+		}
+	}
+}
+
 // Keys and the certificate are read again: by the files that are set, and by others. One that can't be read changes nothing of the rest.
 func TestSIGHUPReloadsKeysAndTheCertificate(t *testing.T) {
 	dir := t.TempDir()
