@@ -88,10 +88,12 @@ func (c *Connection) judge(now instant, wall int64) (end Kind, ping bool) {
 	if c.expired(wall) {
 		return KindTokenExpired, false
 	}
-	if c.busy.Load() {
-		return KindUnknown, false // nobody listens to it, held or not: its silence is ours
+	known := c.identity.Load() != nil
+	if c.busy.Load() && (known || !c.waiting.Load()) {
+		// Nobody listens to it, held or not: its silence is ours. But who is held before he has registered has sent much else in its place.
+		return KindUnknown, false
 	}
-	if c.identity.Load() == nil && passed(now, c.registerFrom.Load(), cfg.RegisterTimeout) {
+	if !known && passed(now, c.registerFrom.Load(), cfg.RegisterTimeout) {
 		return KindRegisterTimeout, false
 	}
 	if began := c.messageBegan.Load(); began != 0 && passed(now, began, cfg.MessageTimeout) {

@@ -155,3 +155,18 @@ func TestAPingFloodStopsNoClock(t *testing.T) {
 	r.send(opClose, "\x11\x94")
 	g.wantEnd(c, KindRegisterTimeout, KindRegisterTimeout.Code())
 }
+
+// Nor does whoever floods with frames of any kind stop the clock, as long as it isn't known who he is.
+func TestAFloodBeforeRegisterStopsNoClock(t *testing.T) {
+	g := newTimedGate(t, nil)
+	g.handle = func(c *Connection, _ []byte) { c.Hold(time.Hour) }
+	c, r := g.rawDial(0)
+	r.send(opText, "x")
+	poll(t, "the reader is held", c.waiting.Load)
+	g.after(DefaultConfig().RegisterTimeout - time.Second)
+	g.wantAlive(c)
+	g.after(time.Second)
+	r.wantClosing(KindRegisterTimeout.Code())
+	r.send(opClose, "\x11\x94")
+	g.wantEnd(c, KindRegisterTimeout, KindRegisterTimeout.Code())
+}
