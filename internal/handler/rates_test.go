@@ -29,6 +29,7 @@ func TestFramesAreHeldToTheRate(t *testing.T) {
 		"pongs nobody wants": {websocket.PongMessage, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			g := embedded(t, func(s *settings) { s.handler.FrameRate, s.handler.MaxBadFrames = perSecond, 0 })
 			c := g.connect("alice")
 			began := time.Now()
@@ -57,6 +58,7 @@ func TestBytesAreHeldToTheRate(t *testing.T) {
 	const perSecond = 100_000
 	for name, payload := range map[string]int{"large": 50_000, "small": 1000} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			g := embedded(t, func(s *settings) { s.handler.ByteRate = perSecond })
 			c := g.connect("alice")
 			frame := fmt.Sprintf(`{"type":"received","epoch":"e","offset":1,"x":%q}`, strings.Repeat("x", payload))
