@@ -30,7 +30,7 @@ func TestFramesAreHeldToTheRate(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			g := embedded(t, func(s *settings) { s.handler.FrameRate, s.handler.MaxBadFrames = perSecond, 0 })
+			g := newGateway(t, gatewaytest.StartEmbedded(t), func(s *settings) { s.handler.FrameRate, s.handler.MaxBadFrames = perSecond, 0 })
 			c := g.connect("alice")
 			began := time.Now()
 			for range sent {
@@ -59,7 +59,7 @@ func TestBytesAreHeldToTheRate(t *testing.T) {
 	for name, payload := range map[string]int{"large": 50_000, "small": 1000} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			g := embedded(t, func(s *settings) { s.handler.ByteRate = perSecond })
+			g := newGateway(t, gatewaytest.StartEmbedded(t), func(s *settings) { s.handler.ByteRate = perSecond })
 			c := g.connect("alice")
 			frame := fmt.Sprintf(`{"type":"received","epoch":"e","offset":1,"x":%q}`, strings.Repeat("x", payload))
 			began, bytes := time.Now(), 0

@@ -468,7 +468,7 @@ func TestWhoIsHeldIsRevokedAtOnce(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			x := guard(t, gatewaytest.Shared(t, gatewaytest.Embedded))
+			x := guard(t, gatewaytest.StartEmbedded(t))
 			c, _ := x.enter(x.token("alice", time.Hour))
 			x.handler.Reload(tc.limits)
 			for range 30 {
