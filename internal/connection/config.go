@@ -8,9 +8,12 @@ import (
 // Config is what the connections of one Manager share. It is not changed after the first connection was made with it.
 type Config struct {
 	MaxFrameBytes int64 // a longer message from the client ends the connection (1009); 0: no limit
-	OutboxBytes   int   // bytes the client has not taken yet; more ends the connection as a slow consumer; 0: no limit
-	OutboxFrames  int   // the same, counted in frames; 0: no limit
-	InFlight      int   // messages handed on and not yet answered; the reader waits above it; 0: no limit
+	// Compression lets clients compress what they send (RFC 7692), each message by itself. Inflated it is held to MaxFrameBytes all the same.
+	// What is sent to them is not compressed: a frame is built once for all its receivers, and small.
+	Compression  bool
+	OutboxBytes  int // bytes the client has not taken yet; more ends the connection as a slow consumer; 0: no limit
+	OutboxFrames int // the same, counted in frames; 0: no limit
+	InFlight     int // messages handed on and not yet answered; the reader waits above it; 0: no limit
 
 	WriteTimeout    time.Duration // for a piece of 16 KB to be taken by a socket that was full; 0: no limit
 	PingAfter       time.Duration // a ping goes out when no byte came for this long; 0: no pings

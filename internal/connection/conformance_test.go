@@ -328,8 +328,8 @@ var rfcGroups = []struct {
 	{7, "closing", 37, rfcClosing, ""},
 	{9, "limits and performance", 54, rfcLimits, "binary: 1003; over the largest limit, 1 MiB: 1009"},
 	{10, "automatic fragments", 1, rfcAutoFragments, ""},
-	{12, "compression, plain", 90, nil, "no compression is negotiated"},
-	{13, "compression, with parameters", 126, nil, "no compression is negotiated"},
+	{12, "compression, plain", 90, nil, "off by default, and what is sent is never compressed: docs/security.md"},
+	{13, "compression, with parameters", 126, nil, "off by default, and what is sent is never compressed: docs/security.md"},
 }
 
 // RFC 6455 is kept to the letter, over bare sockets and over TLS. The table in docs/conformance.md says how many cases that are.

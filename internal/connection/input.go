@@ -91,11 +91,11 @@ func (c *Connection) firstByte() error {
 // the reader may rest. In the middle of a message it waits.
 func (c *Connection) feed(p []byte) (int, error) {
 	for c.frameLeft == 0 {
-		size, known := frameSize(c.in.rest())
+		size, known := frameSize(c.in.rest(), c.cfg.Compression)
 		if known {
-			if oddClose(c.in.rest()) {
-				c.refuse(Cause{Kind: KindProtocol, Reason: "close frame of one byte"})
-				return 0, errOddClose
+			if odd := oddity(c.in.rest(), c.cfg.Compression); odd != nil {
+				c.refuse(Cause{Kind: KindProtocol, Reason: odd.Error()})
+				return 0, odd
 			}
 			c.pay()
 			c.frameLeft = size
@@ -107,7 +107,7 @@ func (c *Connection) feed(p []byte) (int, error) {
 		c.in.b = c.in.b[:len(c.in.b)+n]
 		c.received(n)
 		if n == 0 && err != nil {
-			return 0, err
+			return 0, ended(err)
 		}
 	}
 	if int64(len(p)) > c.frameLeft {
@@ -123,7 +123,15 @@ func (c *Connection) feed(p []byte) (int, error) {
 		c.received(n)
 	}
 	c.frameLeft -= int64(n)
-	return n, err
+	return n, ended(err)
+}
+
+// ended makes the end of a TLS connection that says no goodbye one like TCP's. Inflating has the same error for a message that is cut short.
+func ended(err error) error {
+	if err == io.ErrUnexpectedEOF {
+		return io.EOF
+	}
+	return err
 }
 
 // begins reports whether something for gorilla has come: a message, a close frame, or what breaks the protocol. gorilla would wait for
@@ -131,7 +139,7 @@ func (c *Connection) feed(p []byte) (int, error) {
 func (c *Connection) begins() bool {
 	for c.frameLeft == 0 {
 		b := c.in.rest()
-		size, known := frameSize(b)
+		size, known := frameSize(b, c.cfg.Compression)
 		switch {
 		case !known:
 			return false
@@ -157,14 +165,18 @@ const maxMaskedControl = 2 + 4 + maxControlBytes
 
 // frameSize is how long the frame of a client is whose beginning is b, header included; false: too little of it has come. A frame that
 // breaks RFC 6455 §5.2 or §5.5 is said to be endless: gorilla may have all of it, and refuses it.
-func frameSize(b []byte) (size int64, known bool) {
+func frameSize(b []byte, compression bool) (size int64, known bool) {
 	if len(b) < 2 {
 		return 0, false
 	}
 	short := b[1] & 0x7F
 	masked := b[1]&0x80 != 0
 	control := b[0]&0x8 != 0
-	if b[0]&0x70 != 0 || b[0]&0x7 > 2 || !masked || control && (b[0]&0x80 == 0 || short > maxControlBytes) {
+	reserved := byte(0x70)
+	if compression {
+		reserved &^= rsv1
+	}
+	if b[0]&reserved != 0 || b[0]&0x7 > 2 || !masked || control && (b[0]&0x80 == 0 || short > maxControlBytes) {
 		return math.MaxInt64, true
 	}
 	header, payload := 2+4, uint64(short)
@@ -187,11 +199,26 @@ func frameSize(b []byte) (size int64, known bool) {
 	return int64(header) + int64(payload), true
 }
 
-// oddClose reports whether a header is that of a close frame whose payload has one byte: no code fits in, and RFC 6455 §5.5.1 has either
-// none or two bytes of it. gorilla takes it for a close without a code.
-func oddClose(header []byte) bool { return header[0] == opClose && header[1] == 0x80|1 }
+// rsv1 is the bit of a header that says that a message is compressed (RFC 7692 §6).
+const rsv1 = 0x40
 
-var errOddClose = errors.New("connection: close frame of one byte")
+// oddity says what is wrong with a frame of that header, of which two bytes have come, where gorilla would let it pass.
+func oddity(header []byte, compression bool) error {
+	switch opcode := header[0] & 0xF; {
+	case header[0] == opClose && header[1] == 0x80|1:
+		return errOddClose
+	case compression && header[0]&rsv1 != 0 && (opcode == 0 || opcode&0x8 != 0):
+		return errOddBit
+	}
+	return nil
+}
+
+var (
+	// No code fits into one byte: RFC 6455 §5.5.1 has either none or two of them. gorilla takes it for a close without a code.
+	errOddClose = errors.New("close frame of one byte")
+	// Only the first frame of a message says that it is compressed (RFC 7692 §6.1).
+	errOddBit = errors.New("a frame that can't be compressed says that it is")
+)
 
 // unmask is the payload of a whole control frame.
 func unmask(frame []byte) string {

@@ -312,7 +312,7 @@ func TestFrameSize(t *testing.T) {
 		"the beginning of a lot": {clientFrame(opText, strings.Repeat("x", 70_000))[:20], 70_014},
 	} {
 		t.Run(name, func(t *testing.T) {
-			size, known := frameSize(tc.b)
+			size, known := frameSize(tc.b, false)
 			if known != (tc.size != 0) || known && size != tc.size {
 				t.Errorf("got %d, %v, want %d", size, known, tc.size)
 			}

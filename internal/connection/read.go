@@ -1,6 +1,7 @@
 package connection
 
 import (
+	"compress/flate"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -127,6 +128,14 @@ func (c *Connection) readMessage(r io.Reader) ([]byte, error) {
 		n, err := r.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
 		c.rbuf.b = b
+		switch {
+		case c.cfg.MaxFrameBytes > 0 && int64(len(b)) > c.cfg.MaxFrameBytes: // inflated: its size on the wire was checked
+			c.refuse(Cause{Kind: KindTooLarge})
+			return nil, errInflated
+		case notDeflated(err):
+			c.refuse(Cause{Kind: KindBadData, Code: protocol.CloseInvalidPayload, Reason: "not compressed as RFC 7692 has it"})
+			return nil, err
+		}
 		whole := len(b)
 		if err != io.EOF {
 			whole -= unfinished(b[valid:])
@@ -145,6 +154,15 @@ func (c *Connection) readMessage(r io.Reader) ([]byte, error) {
 			return nil, err
 		}
 	}
+}
+
+var errInflated = errors.New("connection: a message is too large when it is inflated")
+
+// notDeflated reports whether an error of reading is that of a compressed message which is broken. None of the network's is like these: see
+// ended.
+func notDeflated(err error) bool {
+	var corrupt flate.CorruptInputError
+	return err == io.ErrUnexpectedEOF || errors.As(err, &corrupt)
 }
 
 // unfinished is how many bytes at the end of b are the beginning of a character.

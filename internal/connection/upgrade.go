@@ -28,6 +28,7 @@ var noWriteBuffers sync.Pool
 // case they are read like any others.
 func Upgrade(w http.ResponseWriter, r *http.Request, u *websocket.Upgrader, id protocol.ConnID, cfg *Config) (*Connection, error) {
 	lean := *u
+	lean.EnableCompression = cfg.Compression
 	if lean.ReadBufferSize == 0 {
 		lean.ReadBufferSize = readBufferBytes
 	}

@@ -120,6 +120,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 
 	conns := connection.DefaultConfig()
 	conns.MaxFrameBytes = int64(cfg.Limits.FrameBytes)
+	conns.Compression = cfg.Compression
 	conns.OutboxBytes, conns.OutboxFrames, conns.InFlight = cfg.Limits.OutboxBytes, cfg.Limits.OutboxFrames, cfg.Limits.InFlight
 	conns.PingAfter, conns.PongWait = cfg.Heartbeat.PingAfter, cfg.Heartbeat.PongWait
 	conns.SilenceTimeout, conns.RegisterTimeout = cfg.Heartbeat.Silence, cfg.Heartbeat.RegisterTimeout

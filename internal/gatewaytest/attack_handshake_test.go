@@ -158,6 +158,43 @@ func TestCompressionIsNotNegotiated(t *testing.T) {
 	wantEnd(t, c, websocket.CloseProtocolError)
 }
 
+// Where it is switched on a client may compress what it says, and a message that is small on the wire and large in memory ends its own connection only.
+func TestCompressionIsCappedAfterInflating(t *testing.T) {
+	g := StartGateway(t, Shared(t, Standalone), Options{Flags: []string{"--compression"}})
+	n := &neighbours{alice: Connect(t, g.WS(), "alice"), bob: Connect(t, g.WS(), "bob")}
+	dialer := websocket.Dialer{EnableCompression: true, HandshakeTimeout: 2 * Deadline}
+	conn, _, err := dialer.Dial(g.WS(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newClient(conn)
+	t.Cleanup(c.Cut)
+	if _, err := c.Register("carol"); err != nil {
+		t.Fatal(err)
+	}
+	said := strings.Repeat("compressed ", 1000)
+	if _, err := c.Send("bob", said, ""); err != nil {
+		t.Fatal(err)
+	}
+	f, err := n.bob.NextOf("message", Deadline, func(f Frame) bool { return f.Sender() == "carol" })
+	if err != nil || text(f.Content) != said {
+		t.Fatalf("bob got %.80v, %v", f, err)
+	}
+	n.wantChat(t)
+	before, err := g.RSS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.WriteMessage(websocket.TextMessage, []byte(`{"type":"heartbeat","x":"`+strings.Repeat("x", 32<<20)+`"}`)); err != nil {
+		t.Log(err) // it is not read to its end
+	}
+	wantEnd(t, c, websocket.CloseMessageTooBig)
+	n.wantChat(t)
+	if after, err := g.RSS(); err != nil || after > before+16<<20 {
+		t.Errorf("the gateway went from %d to %d bytes, %v", before, after, err)
+	}
+}
+
 func readUpTo(r *Raw, b []byte) (int, error) {
 	_ = r.SetReadDeadline(time.Now().Add(2 * Deadline))
 	for n := 0; n < len(b); {
