@@ -336,7 +336,7 @@ func TestJoinWhileRedisIsAway(t *testing.T) {
 	}
 	eventually(t, "the join is taken", func() bool {
 		alice.say(`{"type":"join","id":"j2","room":"news"}`)
-		f, err := alice.Next("joined", patience/4)
+		f, err := alice.Next("joined", patience/40)
 		return err == nil && f.Room == "news"
 	})
 	eventually(t, "the room works", func() bool { return alice.shout("lobby", "x", "m1").Type == "ack" })
