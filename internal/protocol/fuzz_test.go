@@ -184,7 +184,7 @@ func (r reference) rules() bool {
 		if r.has("meta") {
 			meta = r.fields["meta"][0] == '{' && len(r.fields["meta"]) <= MaxMetaBytes
 		}
-		return all(text("token", false), ident("userId", !r.has("token")), ident("deviceId", false), ident("deviceClass", false), meta, resume, rooms)
+		return all(text("token", false), ident("userId", false), ident("deviceId", false), ident("deviceClass", false), meta, resume, rooms)
 	case name == "heartbeat":
 		return true
 	case name == "message":
