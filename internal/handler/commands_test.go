@@ -64,11 +64,14 @@ func (c *client) id() protocol.ConnID {
 	return protocol.ConnID(c.ConnID())
 }
 
-// wantUnasked waits for the word about a room that the client did not ask for.
+// wantUnasked waits for the word about a room that the client did not ask for. Rooms of several groups are spoken of in any order.
 func (c *client) wantUnasked(kind, room string) gatewaytest.Frame {
 	c.t.Helper()
-	f := c.next(kind)
-	if f.Room != room || f.ID != "" || kind == "joined" && (f.Epoch == "" || !f.Recovered) {
+	f, err := c.NextOf(kind, patience, func(f gatewaytest.Frame) bool { return f.Room == room })
+	if err != nil {
+		c.t.Fatalf("%v\n%s", err, c.Story(5))
+	}
+	if f.ID != "" || kind == "joined" && (f.Epoch == "" || !f.Recovered) {
 		c.t.Fatalf("%s got %s, want %s of %s without an id", c.Name, f, kind, room)
 	}
 	return f
