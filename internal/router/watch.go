@@ -373,11 +373,12 @@ func (r *Router) statesOf(users []protocol.UserID) []protocol.UserState {
 	}
 }
 
-// states takes what was read.
+// states takes what was read. The next read begins behind all of it, or what is new about a user would be forgotten before his older state
+// is judged by it.
 func (d *deliverer) states(states []protocol.UserState) {
-	d.reading = false
 	for i := range states {
 		d.settle(states[i])
 	}
+	d.reading = false
 	d.readStates()
 }
