@@ -30,6 +30,23 @@ func deflated(t *testing.T, s string) string {
 	return strings.TrimSuffix(b.String(), "\x00\x00\xff\xff")
 }
 
+// final is a text compressed with a last block of its own (BFINAL).
+func final(t *testing.T, s string) string {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := flate.NewWriter(&b, flate.BestCompression)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write([]byte(s)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
 // dialCompressing connects a client that has offered compression, and says what was agreed to.
 func (g *gate) dialCompressing() (c *Connection, ws *websocket.Conn, agreed string) {
 	g.t.Helper()
@@ -89,6 +106,7 @@ func TestBadCompressionIsClosedWithItsCode(t *testing.T) {
 		"no UTF-8 inside":             {clientFrame(compressed, deflated(t, "a\xffb")), true, KindBadData, protocol.CloseInvalidPayload},
 		"not compressed at all":       {clientFrame(compressed, "\xff\xff\xff\xff\xff"), true, KindBadData, protocol.CloseInvalidPayload},
 		"cut short":                   {clientFrame(compressed, deflated(t, "hello, hello, hello")[:6]), true, KindBadData, protocol.CloseInvalidPayload},
+		"ended before its last frame": {append(clientFrame(0x1|rsv1, final(t, "hello")), clientFrame(0x0, "")...), true, KindBadData, protocol.CloseInvalidPayload},
 		"a compressed binary message": {clientFrame(0x82|rsv1, deflated(t, "x")), true, KindBadData, protocol.CloseUnsupportedData},
 		"a compressed continuation":   {append(clientFrame(0x1|rsv1, "x"), clientFrame(0x80|rsv1, "y")...), true, KindProtocol, protocol.CloseProtocolError},
 		"a compressed ping":           {clientFrame(opPing|rsv1, "x"), true, KindProtocol, protocol.CloseProtocolError},

@@ -41,6 +41,7 @@ type Connection struct {
 	// Owned by the reader.
 	in        *input      // nil at rest
 	frameLeft int64       // so much of the frame gorilla is reading was not given to it; only with in
+	last      bool        // the data frame gorilla is reading is the last of its message
 	rbuf      *readBuffer // nil at rest
 	looked    bool        // arrived was asked since the reader came to rest
 	inMessage bool        // a message has begun and is not complete: rbuf holds its beginning

@@ -99,6 +99,9 @@ func (c *Connection) feed(p []byte) (int, error) {
 			}
 			c.pay()
 			c.frameLeft = size
+			if c.in.rest()[0]&0x8 == 0 {
+				c.last = c.in.rest()[0]&0x80 != 0
+			}
 			c.came.Bytes += size
 			break
 		}

@@ -104,6 +104,7 @@ func (c *Connection) message(handle func([]byte)) error {
 		return nil
 	}
 	c.came.Frames++
+	c.came.Bytes = max(c.came.Bytes, int64(len(frame))) // what is inflated costs what it would have cost as it is
 	c.busy.Store(true)
 	handle(frame)
 	c.Text()
@@ -132,7 +133,8 @@ func (c *Connection) readMessage(r io.Reader) ([]byte, error) {
 		case c.cfg.MaxFrameBytes > 0 && int64(len(b)) > c.cfg.MaxFrameBytes: // inflated: its size on the wire was checked
 			c.refuse(Cause{Kind: KindTooLarge})
 			return nil, errInflated
-		case notDeflated(err):
+		case notDeflated(err), err == io.EOF && c.in != nil && (c.frameLeft > 0 || !c.last): // it may say that it ends before its last frame does
+			err = io.ErrUnexpectedEOF
 			c.refuse(Cause{Kind: KindBadData, Code: protocol.CloseInvalidPayload, Reason: "not compressed as RFC 7692 has it"})
 			return nil, err
 		}
