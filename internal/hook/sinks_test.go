@@ -171,7 +171,7 @@ func TestAWriteThatStandsStillIsLeftBehind(t *testing.T) {
 	w.happen("alice")
 	w.eventually(func() error {
 		if a.hooks.Stats()[0].Backlog != 1 {
-			return fmt.Errorf("nothing is on its way")
+			return fmt.Errorf("nothing is on its way: %+v", a.hooks.Stats()[0])
 		}
 		return nil
 	})
