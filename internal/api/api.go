@@ -37,6 +37,8 @@ type Config struct {
 	Open bool
 	// From is who messages are from that name no sender.
 	From protocol.UserID
+	// MessageEvents says that stored messages have events, which tell where they came in.
+	MessageEvents bool
 	// MaxFrameBytes is what clients are told that a frame has at most.
 	MaxFrameBytes int
 

@@ -29,6 +29,7 @@ type SendRequest struct {
 	Content        json.RawMessage    `json:"content" required:"" doc:"Any JSON value, null too; receivers get it as the bytes that came."`
 	From           protocol.UserID    `json:"from,omitempty" doc:"Who it is from, any name. Absent: the setting api.from."`
 	ID             protocol.MessageID `json:"id,omitempty" doc:"The idempotency key, unique for from: the same again stores nothing and gets the first answer again, for ten minutes at least. Absent: one is made."`
+	By             string             `caller:""`
 	Ephemeral      bool               `json:"ephemeral,omitempty" doc:"For those who are there now: stored nowhere, remembered nowhere, at most once."`
 }
 
@@ -107,6 +108,11 @@ func (a *API) sendMessage(ctx context.Context, q *SendRequest) (*SendAnswer, err
 			head.To = []byte(to.Name())
 		} else {
 			head.Room = []byte(to.Name())
+		}
+		if a.cfg.MessageEvents && !m.Ephemeral {
+			m.Origin = protocol.AppendMessageOrigin(nil, &protocol.MessageOrigin{
+				ID: m.ID, From: m.From, To: head.To, Room: head.Room, Gateway: a.cfg.Gateway, By: q.By,
+			})
 		}
 		m.Frame = protocol.AppendMessageHead(make([]byte, 0, len(q.Content)+frameOverhead), &head)
 		if len(m.Frame)+positionBytes > a.cfg.MaxFrameBytes {

@@ -14,6 +14,7 @@ func (g *Gateway) newAPI() (err error) {
 	ac := api.DefaultConfig()
 	ac.Gateway, ac.Log, ac.Keys = g.id, g.log, g.cfg.API.Keys
 	ac.Open = onLoopback(g.cfg.InternalListen)
+	ac.MessageEvents = g.cfg.Events.messagesWritten(1) > 0
 	ac.From, ac.MaxFrameBytes, ac.Deadline = protocol.UserID(g.cfg.API.From), g.cfg.Limits.FrameBytes, g.cfg.API.Deadline
 	ac.Registry, ac.History, ac.Router, ac.Revocations = g.registry, g.history, g.router, g.revoked
 	ac.Snapshot = g.snapshot

@@ -170,6 +170,9 @@ type EventsConfig struct {
 	Write bool `negatable:"" help:"Write events although this gateway has no sink: other gateways carry them."`
 	Rooms bool `default:"true" negatable:"" help:"Write who joins and who leaves a room, where a sink takes such events."`
 
+	Messages     string `default:"off" enum:"off,envelope,content" help:"Write an event for each message that is stored: envelope says from whom, to whom and where it stands, content also what is in it."`
+	MessagesKept int    `default:"100000" help:"Events of messages kept for sinks that fall behind, about and in all, beside those of events.kept."`
+
 	Sinks []hook.SinkConfig `kong:"-"` // in the file only
 }
 
@@ -188,6 +191,14 @@ func (c EventsConfig) roomsWritten(groups int) int {
 		return 0
 	}
 	return c.written(groups)
+}
+
+// messagesWritten is the same of events of messages, which have a stream of their own.
+func (c EventsConfig) messagesWritten(groups int) int {
+	if c.Messages == "off" || !c.Write && !c.taken("message") {
+		return 0
+	}
+	return (c.MessagesKept + groups - 1) / groups
 }
 
 // taken reports whether a sink may take events of a type.
@@ -377,6 +388,9 @@ func (c Config) validateSinks(wrong func(name, format string, args ...any)) {
 		names[s.Name] = true
 		if !c.Events.Rooms && len(s.Types) > 0 && (s.Takes("joined") || s.Takes("left")) {
 			wrong(sinksName, "%s: types: joined and left need events.rooms", s.Name)
+		}
+		if c.Events.Messages == "off" && slices.Contains(s.Types, "message") {
+			wrong(sinksName, "%s: types: message needs events.messages", s.Name)
 		}
 		if s.Redis != nil && s.Redis.URL != "" {
 			if _, err := (RedisConfig{URL: s.Redis.URL, Mode: "auto"}).Universal(); err != nil {

@@ -163,6 +163,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	rc.ProbeWait = cfg.Redis.DialTimeout + cfg.Redis.Timeout
 	rc.Starved, rc.PushBytes = 4*cfg.Cluster.PulseInterval, cfg.Limits.FrameBytes
 	rc.Kept, rc.Retention, rc.LogTTL = cfg.History.Messages, cfg.History.Age, cfg.History.Positions
+	rc.EventsKept, rc.EventContent = cfg.Events.messagesWritten(len(b.layout.Groups())), cfg.Events.Messages == "content"
 	rc.Everyone = handler.Registered(g.manager)
 	rc.MayBegin = func(u protocol.UserID) time.Duration { return g.handler.MayBegin(u) }
 	rc.OnKick = func(k protocol.Kick) { handler.Kicked(g.manager, k) }
@@ -190,6 +191,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	g.handler = handler.New(handler.Config{
 		Gateway: id, Log: log, Anonymous: cfg.Anonymous(), AnonymousForwarded: cfg.Insecure, Origins: origins,
 		Tokens: g.tokens, Revocations: g.revoked, Decider: g.decider, AskedHeaders: cfg.Hooks.Headers, StampMeta: cfg.StampMeta,
+		MessageEvents:     cfg.Events.messagesWritten(1) > 0,
 		HeartbeatInterval: cfg.Heartbeat.Interval, PresenceTTL: cfg.Heartbeat.PresenceTTL,
 		MaxFrameBytes: int64(cfg.Limits.FrameBytes), Limits: cfg.Limits.connection(), Classes: classNames(pc.Classes),
 		MaxBadFrames: 64, ReapedSpread: cfg.Cluster.ReapAfter, RegisterWait: 3 * time.Second,

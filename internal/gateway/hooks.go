@@ -18,7 +18,7 @@ func newHooks(cfg Config, b *backend, id protocol.GatewayID, log *slog.Logger) (
 		// 64 groups, each asked in turn: four times a second would cost more than the events are worth.
 		hc.Poll = cfg.Cluster.PulseInterval / 2
 	}
-	hc.Sinks = cfg.Events.Sinks
+	hc.Sinks, hc.Messages = cfg.Events.Sinks, cfg.Events.messagesWritten(1) > 0
 	hc.Connect = func(url string) (redis.UniversalClient, error) {
 		rc := cfg.Redis
 		rc.URL, rc.Mode, rc.MasterName = url, "auto", ""

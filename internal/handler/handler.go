@@ -43,6 +43,8 @@ type Config struct {
 	Origins      Origins
 	// StampMeta puts the meta a connection registered with on its messages.
 	StampMeta bool
+	// MessageEvents says that stored messages have events, which tell where they came in.
+	MessageEvents bool
 
 	// HeartbeatInterval and PresenceTTL are told to clients; a frame of any kind
 	// refreshes presence when the last refresh is older than the interval.

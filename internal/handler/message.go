@@ -52,6 +52,12 @@ func (s *session) message(f *protocol.Frame) {
 	// What somebody writes to himself is in his log already: it is its own copy.
 	head.Own = f.Copy && m.Copy == nil
 	m.Frame = protocol.AppendMessageHead(m.Frame[:0], &head)
+	if h.cfg.MessageEvents && !m.Ephemeral {
+		m.Origin = protocol.AppendMessageOrigin(m.Origin[:0], &protocol.MessageOrigin{
+			ID: m.ID, From: m.From, To: f.To, Room: f.Room,
+			Gateway: h.cfg.Gateway, Conn: s.entry.Conn, Device: s.entry.Device, Meta: s.entry.Meta,
+		})
+	}
 	m.Sender, m.Done = s.conn, h.answer
 	m.Newcomer = h.newcomers.Load() != nil
 	if !m.Ephemeral {
@@ -114,6 +120,7 @@ func reuse(m *router.Message) {
 		reuse(m.Copy)
 	}
 	m.Copy, m.Sender, m.Done, m.Ephemeral, m.Newcomer, m.Result = nil, nil, nil, false, false, router.Result{}
+	m.Origin = m.Origin[:0]
 	if cap(m.Frame) > 16<<10 { // a rare large message must not stay in the pool
 		m.Frame, m.Content = nil, nil
 	}

@@ -44,9 +44,10 @@ type carrier struct {
 // A haul is one group's events on their way to the sink. It is owned by run; what a
 // delivery needs it is given.
 type haul struct {
-	group keyspace.Group
-	keys  []string
-	next  time.Time // when Redis is to be asked again
+	group  keyspace.Group
+	source source
+	keys   []string
+	next   time.Time // when Redis is to be asked again
 
 	held  bool     // this gateway carries the group, as far as it knows
 	read  string   // as the last answer had it, '' before there was one
@@ -63,6 +64,15 @@ type haul struct {
 	top, acked uint64 // numbers of the last event written, and acknowledged
 }
 
+// source is which of a group's streams of events is meant. Its value is the field that
+// counts its events, and sets its place at a sink apart.
+type source string
+
+const (
+	fromPresence source = "ev"
+	fromMessages source = "evm"
+)
+
 // A result is the end of a delivery: the first of the batch that need not be given
 // to the sink again.
 type result struct {
@@ -77,7 +87,12 @@ func newCarrier(client redis.UniversalClient, cfg *Config, s *SinkConfig, sink s
 		gate: gate{least: s.RetryAfter, most: s.RetryMost},
 	}
 	for _, g := range cfg.Layout.Groups() {
-		c.hauls = append(c.hauls, &haul{group: g, keys: []string{keyspace.Events(g), keyspace.Sinks(g), keyspace.Numbers(g)}})
+		if s.takesOthers() {
+			c.hauls = append(c.hauls, &haul{group: g, source: fromPresence, keys: []string{keyspace.Events(g), keyspace.Sinks(g), keyspace.Numbers(g)}})
+		}
+		if cfg.Messages && s.Takes(typeMessage) {
+			c.hauls = append(c.hauls, &haul{group: g, source: fromMessages, keys: []string{keyspace.MessageEvents(g), keyspace.Sinks(g), keyspace.Numbers(g)}})
+		}
 	}
 	c.results = make(chan result, len(c.hauls))
 	c.slots = make(chan struct{}, max(1, min(s.Parallel, len(c.hauls))))
@@ -177,7 +192,7 @@ func (c *carrier) turn(ctx context.Context, hauls []*haul, leave int) {
 		if leave != 0 {
 			count = leave
 		}
-		args[i] = append([]any{c.name, string(c.cfg.Gateway), c.cfg.Lease.Milliseconds(), count, h.read, h.ackN}, h.acks...)
+		args[i] = append([]any{c.name, string(c.cfg.Gateway), c.cfg.Lease.Milliseconds(), count, h.read, h.ackN, string(h.source)}, h.acks...)
 		answers[i] = pipe.EvalSha(call, c.script.Hash(), h.keys, args[i]...)
 	}
 	_, _ = pipe.Exec(call) // each answer has its own error
@@ -225,7 +240,7 @@ func (c *carrier) parse(h *haul, v any, err error) (carried, error) {
 	}
 	entries, _ := f[6].([]any)
 	for _, entry := range entries {
-		e, err := parseEvent(h.group, entry)
+		e, err := parseEvent(h.group, h.source, entry)
 		if err != nil {
 			return carried{}, err
 		}

@@ -285,7 +285,7 @@ func TestALostAnswerComesAgain(t *testing.T) {
 		h := c.hauls[w.layout.GroupIndex("u:user0")]
 		ask := func(count int, read string, acks ...any) carried {
 			t.Helper()
-			args := append([]any{"web", "a-1", 60_000, count, read, 0}, acks...)
+			args := append([]any{"web", "a-1", 60_000, count, read, 0, string(h.source)}, acks...)
 			v, err := c.script.Run(context.Background(), client, h.keys, args...).Result()
 			a, err := c.parse(h, v, err)
 			if err != nil {
@@ -377,7 +377,7 @@ func TestNoMoreIsAcknowledgedThanWasRead(t *testing.T) {
 		acked uint64
 		want  uint64
 	}{{"", 0, 0}, {"20", 20, 3}} {
-		args := []any{"web", "a-1", 60_000, 0, ask.read, ask.acked}
+		args := []any{"web", "a-1", 60_000, 0, ask.read, ask.acked, string(h.source)}
 		if ask.read == "" {
 			args[3] = 5
 		} else {

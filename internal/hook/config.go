@@ -29,6 +29,9 @@ type Config struct {
 	// StopWait is how long deliveries under way are waited for at the end.
 	StopWait time.Duration
 
+	// Messages says that there are events of messages to carry.
+	Messages bool
+
 	// Sinks are where events go. Each passed Validate, and no two have one name.
 	Sinks []SinkConfig
 	// Connect returns a client for the Redis of a sink that names one of its own.

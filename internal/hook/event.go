@@ -15,7 +15,7 @@ import (
 // every sink but MySQL gets.
 type Event struct {
 	ID      string          `json:"id"` // group and stream id; the same whenever it is delivered
-	N       uint64          `json:"n"`  // counts the events of its group
+	N       uint64          `json:"n"`  // counts the events of its stream
 	Type    string          `json:"type"`
 	User    string          `json:"user,omitempty"`
 	Room    string          `json:"room,omitempty"`
@@ -33,14 +33,25 @@ type Event struct {
 	Dur     *int64          `json:"dur,omitempty"` // ms
 	Version string          `json:"version,omitempty"`
 	Members *int64          `json:"members,omitempty"`
+	To      string          `json:"to,omitempty"`
+	Message string          `json:"message,omitempty"` // its id
+	Status  string          `json:"status,omitempty"`
+	Epoch   string          `json:"epoch,omitempty"`
+	Offset  uint64          `json:"offset,omitempty"`
+	Devices *int64          `json:"devices,omitempty"`
+	Ts      int64           `json:"ts,omitempty"` // ms since 1970, as in the message
+	Content json.RawMessage `json:"content,omitempty"`
 	Ms      int64           `json:"ms"` // Redis' clock, since 1970
 
 	entry string // the stream id
 }
 
-// parseEvent reads an entry of a group's stream: its id, and field and value in
-// turn. Fields it doesn't know are a newer gateway's, and left out.
-func parseEvent(g keyspace.Group, entry any) (*Event, error) {
+// typeMessage is the type of events that the send script writes.
+const typeMessage = "message"
+
+// parseEvent reads an entry of one of a group's streams: its id, and field and value
+// in turn. Fields it doesn't know are a newer gateway's, and left out.
+func parseEvent(g keyspace.Group, from source, entry any) (*Event, error) {
 	pair, ok := entry.([]any)
 	if !ok || len(pair) != 2 {
 		return nil, fmt.Errorf("hook: unexpected entry %T", entry)
@@ -51,6 +62,9 @@ func parseEvent(g keyspace.Group, entry any) (*Event, error) {
 		return nil, fmt.Errorf("hook: unexpected entry of %T and %T", pair[0], pair[1])
 	}
 	e := &Event{ID: string(g) + "-" + id, entry: id}
+	if from == fromMessages { // the other stream may have the same id
+		e.ID = string(g) + "-m" + id
+	}
 	for i := 0; i+1 < len(fields); i += 2 {
 		name, _ := fields[i].(string)
 		value, _ := fields[i+1].(string)
@@ -105,9 +119,40 @@ func (e *Event) set(name, value string) {
 	case "members":
 		n := whole()
 		e.Members = &n
+	case "sent":
+		e.setSent(value)
+	case "origin":
+		// A gateway wrote it, but one that writes something else some day must not
+		// spoil the batch.
+		var o Event
+		if json.Unmarshal([]byte(value), &o) == nil {
+			e.User, e.To, e.Room, e.Message = o.User, o.To, o.Room, o.Message
+			e.Conn, e.Device, e.Gateway, e.Meta, e.By = o.Conn, o.Device, o.Gateway, o.Meta, o.By
+		}
+	case "frame":
+		var frame struct {
+			Content json.RawMessage `json:"content"`
+		}
+		if json.Unmarshal(protocol.AppendMessageTail([]byte(value), "", 0), &frame) == nil {
+			e.Content = frame.Content
+		}
 	case "ms":
 		e.Ms = whole()
 	}
+}
+
+// setSent reads what the send script answered: "status epoch offset devices ms".
+func (e *Event) setSent(value string) {
+	var status string
+	var devices int64
+	if n, _ := fmt.Sscan(value, &status, &e.Epoch, &e.Offset, &devices, &e.Ts); n != 5 {
+		return
+	}
+	e.Status = string(protocol.StatusStored)
+	if status == "r" {
+		e.Status = string(protocol.StatusRouted)
+	}
+	e.Devices = &devices
 }
 
 // appendJSON appends the event as one line without its end. Ids come out as they

@@ -24,6 +24,11 @@ func (f *Filter) Passes(e *Event) bool {
 // Takes reports whether events of a type may pass.
 func (f *Filter) Takes(name string) bool { return among(f.Types, name) }
 
+// takesOthers reports whether events may pass that are not of messages.
+func (f *Filter) takesOthers() bool {
+	return slices.ContainsFunc(knownTypes, func(t string) bool { return t != typeMessage && f.Takes(t) })
+}
+
 func among(list []string, value string) bool {
 	return len(list) == 0 || slices.Contains(list, value)
 }

@@ -38,6 +38,14 @@ var fields = map[string]func(*Event) any{
 	"dur":     func(e *Event) any { return orNullPointer(e.Dur) },
 	"version": func(e *Event) any { return orNull(e.Version) },
 	"members": func(e *Event) any { return orNullPointer(e.Members) },
+	"to":      func(e *Event) any { return orNull(e.To) },
+	"message": func(e *Event) any { return orNull(e.Message) },
+	"status":  func(e *Event) any { return orNull(e.Status) },
+	"epoch":   func(e *Event) any { return orNull(e.Epoch) },
+	"offset":  func(e *Event) any { return orNull(int64(e.Offset)) },
+	"devices": func(e *Event) any { return orNullPointer(e.Devices) },
+	"ts":      func(e *Event) any { return orNull(e.Ts) },
+	"content": func(e *Event) any { return orNull(string(e.Content)) }, // as JSON, like meta
 	"ms":      func(e *Event) any { return e.Ms },
 	// As a DATETIME(3), in UTC whatever the server's zone.
 	"time": func(e *Event) any { return time.UnixMilli(e.Ms).UTC().Format("2006-01-02 15:04:05.000") },

@@ -16,7 +16,7 @@ var sinkName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`)
 // What a filter may list. Other types and causes may come with newer gateways, but a
 // misspelt one would be a filter that lets nothing through.
 var (
-	knownTypes = []string{"connect", "disconnect", "online", "offline", "joined", "left"}
+	knownTypes = []string{"connect", "disconnect", "online", "offline", "joined", "left", typeMessage}
 	knownKinds = []string{"goodbye", "drop", "moved"}
 )
 

@@ -135,8 +135,8 @@ func Leases(g Group) string { return groupKey(g, "lease") }
 // its quiet time.
 func Line(g Group) string { return groupKey(g, "line") }
 
-// Numbers is the hash gateway id -> last number published on its channel; its field
-// 'ev', which is no gateway id, counts the group's events.
+// Numbers is the hash gateway id -> last number published on its channel; its fields
+// 'ev' and 'evm', which are no gateway ids, count the group's events and those of messages.
 func Numbers(g Group) string { return groupKey(g, "num") }
 
 // Offlines is the sorted set of users whose grace period runs, by its end in ms.
@@ -152,6 +152,10 @@ func Snapshots(g Group) string { return groupKey(g, "snap") }
 // Events is the stream of events of the group.
 func Events(g Group) string { return groupKey(g, "ev") }
 
+// MessageEvents is the stream of events of messages of the group. It is another one so
+// that they push no other event out, and are read by nobody who doesn't want them.
+func MessageEvents(g Group) string { return groupKey(g, "evm") }
+
 // Revocations is the hash of what was revoked: name -> before, end and number. In
 // the first group only.
 func Revocations(g Group) string { return groupKey(g, "rev") }
@@ -161,7 +165,8 @@ func Revocations(g Group) string { return groupKey(g, "rev") }
 func RevocationOrder(g Group) string { return groupKey(g, "revs") }
 
 // Sinks is the hash sink -> who carries the group's events to it, until when, and
-// how far they are read and acknowledged.
+// how far they are read and acknowledged. Events of messages have a field of their own,
+// the sink's name with " evm" behind it.
 func Sinks(g Group) string { return groupKey(g, "sinks") }
 
 // Own is the hash of what one gateway holds in the group, by connection id.

@@ -70,7 +70,7 @@ func (c *call) build(l *lane, batch []*Message, line string) {
 	cfg := &l.router.cfg
 	c.keys = append(c.keys[:0], keyspace.Leases(l.group), keyspace.Line(l.group), keyspace.Numbers(l.group))
 	c.args = append(c.args[:0], protocol.NewEpoch(), cfg.Kept, cfg.Retention.Milliseconds(), cfg.LogTTL.Milliseconds(),
-		keyspace.ChannelPrefix(l.group), line)
+		keyspace.ChannelPrefix(l.group), line, cfg.EventsKept, cfg.EventContent)
 	if c.addresses == nil {
 		c.addresses = make(map[protocol.Address]int)
 	}
@@ -82,9 +82,15 @@ func (c *call) build(l *lane, batch []*Message, line string) {
 		c.addresses[m.To] = len(c.addresses) + 1
 		c.keys = append(c.keys, keyspace.Holders(m.To), keyspace.Log(m.To), keyspace.Stream(m.To))
 	}
+	if cfg.EventsKept > 0 {
+		c.keys = append(c.keys, keyspace.MessageEvents(l.group))
+	}
 	for _, m := range batch {
 		m.prepare(c.addresses[m.To])
 		c.args = append(c.args, m.head, m.Frame)
+		if cfg.EventsKept > 0 {
+			c.args = append(c.args, m.Origin)
+		}
 	}
 }
 

@@ -72,6 +72,11 @@ type Config struct {
 	Kept              int
 	Retention, LogTTL time.Duration
 
+	// EventsKept bounds the stream of events of messages of each group; 0 writes none.
+	// EventContent puts the content of the message into its event.
+	EventsKept   int
+	EventContent bool
+
 	// MayBegin is asked when a message of a Newcomer would be the first to its
 	// address, ever: 0 lets it, else it is refused and may come again after so long. It must
 	// not block. nil: it may.

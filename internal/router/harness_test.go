@@ -524,6 +524,7 @@ func (g *gateway) message(from, to protocol.UserID, id, content string) *sent {
 		To: protocol.UserAddress(to), From: from, ID: []byte(id), Content: []byte(content), Ts: time.Now().UnixMilli(), HasID: true,
 	}
 	s.Frame = protocol.AppendMessageHead(nil, &protocol.MessageHead{ID: s.ID, From: from, To: []byte(to), Content: s.Content, Ts: s.Ts})
+	s.Origin = protocol.AppendMessageOrigin(nil, &protocol.MessageOrigin{ID: s.ID, From: from, To: []byte(to), Gateway: g.id})
 	s.Done = func(_ *connection.Batch, m *Message) {
 		if s.answers.Add(1) == 1 {
 			s.result, s.took = m.Result, time.Since(s.at)

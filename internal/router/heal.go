@@ -28,10 +28,11 @@ type recentChunk struct {
 const (
 	// recentChunkBytes is the step in which memory is taken and given back.
 	recentChunkBytes = 64 << 10
-	// recentHead is the bytes of a record before address and frame: the two
+	// recentHead is the bytes of a record before address, frame and origin: the three
 	// lengths, both hashes, the message's time, and when it was acknowledged.
 	recentHead  = recentAcked + 8
-	recentAcked = 4 + 4 + 16 + 8 + 8
+	recentTime  = recentAcked - 8
+	recentAcked = 3*4 + 16 + 8 + 8
 )
 
 // add copies an acknowledged message.
@@ -39,7 +40,7 @@ func (k *recent) add(m *Message, now time.Time) {
 	if k.began.IsZero() {
 		k.began = now
 	}
-	need := recentHead + len(m.To) + len(m.Frame)
+	need := recentHead + len(m.To) + len(m.Frame) + len(m.Origin)
 	last := len(k.chunks) - 1
 	if last < 0 || len(k.chunks[last].b)+need > cap(k.chunks[last].b) {
 		size := max(need, recentChunkBytes)
@@ -51,10 +52,11 @@ func (k *recent) add(m *Message, now time.Time) {
 	c.newest = now
 	c.b = binary.BigEndian.AppendUint32(c.b, uint32(len(m.To)))
 	c.b = binary.BigEndian.AppendUint32(c.b, uint32(len(m.Frame)))
+	c.b = binary.BigEndian.AppendUint32(c.b, uint32(len(m.Origin)))
 	c.b = append(append(c.b, m.key[:]...), m.content[:]...)
 	c.b = binary.BigEndian.AppendUint64(c.b, uint64(m.Ts))
 	c.b = binary.BigEndian.AppendUint64(c.b, k.moment(now))
-	c.b = append(append(c.b, m.To...), m.Frame...)
+	c.b = append(append(append(c.b, m.To...), m.Frame...), m.Origin...)
 }
 
 // moment is a time as a record holds it, ns. Nothing is older than the first record.
@@ -86,35 +88,42 @@ func (k *recent) trim(since time.Time, bytes int) (early int) {
 // each calls f with every record that was acknowledged since then, in that order. A
 // chunk may hold older ones: they are surely stored, and what knows a repeat of
 // them may be gone.
-func (k *recent) each(since time.Time, f func(c *recentChunk, record []byte, to, frame int)) {
+func (k *recent) each(since time.Time, f func(c *recentChunk, record []byte)) {
 	first := k.moment(since)
 	for i := range k.chunks {
 		for b := k.chunks[i].b; len(b) > 0; {
-			to, frame := int(binary.BigEndian.Uint32(b)), int(binary.BigEndian.Uint32(b[4:]))
+			to, frame, origin := recentLengths(b)
+			size := recentHead + to + frame + origin
 			if binary.BigEndian.Uint64(b[recentAcked:]) >= first {
-				f(&k.chunks[i], b, to, frame)
+				f(&k.chunks[i], b[:size:size])
 			}
-			b = b[recentHead+to+frame:]
+			b = b[size:]
 		}
 	}
 }
 
+func recentLengths(b []byte) (to, frame, origin int) {
+	return int(binary.BigEndian.Uint32(b)), int(binary.BigEndian.Uint32(b[4:])), int(binary.BigEndian.Uint32(b[8:]))
+}
+
 // renew makes everything acknowledged since then count as acknowledged now.
 func (k *recent) renew(since, now time.Time) {
-	k.each(since, func(c *recentChunk, b []byte, _, _ int) {
+	k.each(since, func(c *recentChunk, b []byte) {
 		c.newest = now
 		binary.BigEndian.PutUint64(b[recentAcked:], k.moment(now))
 	})
 }
 
-// messages returns everything acknowledged since then, in that order. The frames
-// alias what is kept.
+// messages returns everything acknowledged since then, in that order. Frames and
+// origins alias what is kept.
 func (k *recent) messages(since time.Time) []*Message {
 	var out []*Message
-	k.each(since, func(_ *recentChunk, b []byte, to, frame int) {
+	k.each(since, func(_ *recentChunk, b []byte) {
+		to, frame, _ := recentLengths(b)
+		rest := b[recentHead:]
 		out = append(out, &Message{
-			key: [16]byte(b[8:24]), content: [8]byte(b[24:32]), Ts: int64(binary.BigEndian.Uint64(b[32:40])),
-			To: protocol.Address(b[recentHead : recentHead+to]), Frame: b[recentHead+to : recentHead+to+frame],
+			key: [16]byte(b[12:28]), content: [8]byte(b[28:36]), Ts: int64(binary.BigEndian.Uint64(b[recentTime:])),
+			To: protocol.Address(rest[:to]), Frame: rest[to : to+frame : to+frame], Origin: rest[to+frame:],
 		})
 	})
 	return out
@@ -134,8 +143,8 @@ func (l *lane) heal(line string) error {
 	l.router.cfg.Log.Warn("redis tells another history, sending again", "group", string(l.group), "messages", len(all))
 	for len(all) > 0 {
 		n, bytes := 0, 0
-		for n < len(all) && n < l.router.cfg.BatchMessages && (n == 0 || bytes+len(all[n].Frame) <= l.router.cfg.BatchBytes) {
-			bytes += len(all[n].Frame)
+		for n < len(all) && n < l.router.cfg.BatchMessages && (n == 0 || bytes+all[n].carried() <= l.router.cfg.BatchBytes) {
+			bytes += all[n].carried()
 			n++
 		}
 		if _, err := l.attempt(all[:n], line, l.router.cfg.Attempt, false); err != nil {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -301,4 +302,20 @@ func TestHealingCallsAreBounded(t *testing.T) {
 	if offsets, _ := net.stream("bob"); len(offsets) != 20 {
 		t.Errorf("%d stored, want 20", len(offsets))
 	}
+}
+
+// Redis loses all it had, and what was acknowledged is sent again: its events too, each once.
+func TestHealedMessagesHaveTheirEvents(t *testing.T) {
+	r := gatewaytest.StartRedis(t)
+	net := newCluster(t, r)
+	a := net.gateway("a", withEvents)
+	var want []string
+	for i := range 150 {
+		id := "m" + strconv.Itoa(i)
+		a.send("alice", "bob", id, `"`+strings.Repeat("x", i)+`"`).want(protocol.StatusStored)
+		want = append(want, fmt.Sprintf("alice>bob %s s@%d to 0", id, i+1))
+	}
+	crash(t, r, 0)
+	a.acknowledged("alice", "bob", "after")
+	net.wantEvents("u:bob", append(want, "alice>bob after s@151 to 0")...)
 }

@@ -116,8 +116,8 @@ func (l *lane) take() bool {
 	defer l.mu.Unlock()
 	messages, bytes := l.bounds()
 	n, total := 0, 0
-	for n < len(l.pending) && n < messages && (n == 0 || total+len(l.pending[n].Frame) <= bytes) {
-		total += len(l.pending[n].Frame)
+	for n < len(l.pending) && n < messages && (n == 0 || total+l.pending[n].carried() <= bytes) {
+		total += l.pending[n].carried()
 		l.bytes -= l.pending[n].size()
 		n++
 	}

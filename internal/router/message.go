@@ -18,6 +18,7 @@ type Message struct {
 	ID        []byte // the sender's id for it, unique for the sender
 	Frame     []byte // what the receiver gets, from protocol.AppendMessageHead
 	Content   []byte // what H(content) is taken of
+	Origin    []byte // what its event says of where it came from, from protocol.AppendMessageOrigin; empty: it has no event
 	Ts        int64  // ms since 1970
 	Ephemeral bool
 	// Newcomer says that the sender may be the first to so many addresses only: where nobody has written yet, this message is taken if
@@ -106,8 +107,11 @@ func (m *Message) prepare(address int) {
 // next number of digits comes in 2286.
 const minTs = 1_000_000_000_000
 
+// carried is what a message counts for in the bounds of a call, bytes.
+func (m *Message) carried() int { return len(m.Frame) + len(m.Origin) }
+
 // size is what a message counts for in a lane's bounds, bytes.
-func (m *Message) size() int { return len(m.Frame) + len(m.To) + messageOverhead }
+func (m *Message) size() int { return len(m.Frame) + len(m.Origin) + len(m.To) + messageOverhead }
 
 // messageOverhead stands for the struct, its keys and its place in the queue.
 const messageOverhead = 256

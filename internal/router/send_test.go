@@ -291,11 +291,11 @@ func TestStrangeAddressesStayApart(t *testing.T) {
 }
 
 // The same call run again, as a lane does when an answer was lost, gives the same answer and changes nothing: not the log, not the
-// stream, not the numbers, and nobody is sent anything.
+// stream, not the numbers, not the events, and nobody is sent anything.
 func TestScriptRunTwiceChangesNothing(t *testing.T) {
 	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		net := newCluster(t, r)
-		a, b := net.gateway("a"), net.gateway("b")
+		a, b := net.gateway("a", withEvents), net.gateway("b", withEvents)
 		bob := b.connect("bob")
 		a.send("alice", "bob", "m1", `1`).wantRouted(1, 1)
 
@@ -367,6 +367,9 @@ func (c *cluster) dump(user protocol.UserID) map[string]string {
 	offsets, frames := c.stream(user)
 	for i := range offsets {
 		all["stream "+strconv.FormatUint(offsets[i], 10)] = frames[i]
+	}
+	for _, e := range c.events(a) {
+		all["event "+e.n] = e.sent + " " + e.origin
 	}
 	return all
 }

@@ -1,10 +1,10 @@
 -- carry: a gateway's turn in carrying one group's events to one sink.
 --
--- KEYS  1 ev  2 sinks  3 num
+-- KEYS  1 ev or evm  2 sinks  3 num
 -- ARGV  1 sink  2 gateway  3 lease ms  4 how many events to read; 0: only keep the
 --       lease, -1: give it up  5 read, as the last answer said; '' when none did
---       6 number of the last event acknowledged here (0: none), then the stream ids
---       to acknowledge
+--       6 number of the last event acknowledged here (0: none)  7 ev or evm, then the
+--       stream ids to acknowledge
 -- Returns { state, read, top, acked, lost, again, events {id, {field, value, ...}} }
 --   state  held: another gateway carries them. kept: this one goes on. taken: this
 --          one begins, where the one before it left off. new: Redis knew nothing of
@@ -13,7 +13,7 @@
 --          acked: up to which all are acknowledged
 --   lost   events found to be trimmed before a gateway could read them
 --   again  1 when the events were read before, by whoever did not acknowledge them
--- The field of sinks holds "gateway end-of-lease read acked".
+-- The field of sinks, the sink or "<sink> evm", holds "gateway end-of-lease read acked".
 -- Atomic: the judgement of the lease and everything it allows, so two gateways never
 -- read at a time and the events of one user stay in order.
 -- Runs twice safely: a caller who did not get the answer names a read that is not
@@ -21,9 +21,10 @@
 
 --#include clock
 
-local sink, gw, count = ARGV[1], ARGV[2], tonumber(ARGV[4])
-local top = tonumber(redis.call('HGET', KEYS[3], 'ev')) or 0
-local known = redis.call('HGET', KEYS[2], sink)
+local sink, gw, count, counter = ARGV[1], ARGV[2], tonumber(ARGV[4]), ARGV[7]
+local field = counter == 'ev' and sink or sink .. ' ' .. counter
+local top = tonumber(redis.call('HGET', KEYS[3], counter)) or 0
+local known = redis.call('HGET', KEYS[2], field)
 local holder, till, read, acked = string.match(known or '', '^(%S+) (%d+) (%d+) (%d+)$')
 read, acked = tonumber(read) or 0, tonumber(acked) or 0
 local state, lost, again, events = 'kept', 0, 0, {}
@@ -32,7 +33,7 @@ local function answer()
   return { state, int(read), int(top), int(acked), int(lost), again, events }
 end
 local function save(till)
-  redis.call('HSET', KEYS[2], sink, gw .. ' ' .. int(till) .. ' ' .. int(read) .. ' ' .. int(acked))
+  redis.call('HSET', KEYS[2], field, gw .. ' ' .. int(till) .. ' ' .. int(read) .. ' ' .. int(acked))
 end
 local function numberOf(entry)
   local fields = entry[2]
@@ -76,8 +77,8 @@ elseif not holder then
   create()
 end
 
-if #ARGV > 6 then
-  ask(function() return redis.pcall('XACK', KEYS[1], sink, unpack(ARGV, 7)) end)
+if #ARGV > 7 then
+  ask(function() return redis.pcall('XACK', KEYS[1], sink, unpack(ARGV, 8)) end)
   -- No more than was read: a failover may have forgotten what the gateway still knows.
   acked = math.max(acked, math.min(tonumber(ARGV[6]), read))
 end

@@ -3,15 +3,19 @@
 --
 -- KEYS  1 lease  2 line  3 num
 --       then for each distinct address: holders, log, stream
+--       then evm, when events are written
 -- ARGV  1 fresh epoch  2 messages kept  3 stream TTL ms  4 log TTL ms
 --       5 channel prefix  6 the history line the gateway knows ('': any)
---       then for each message: head, frame
+--       7 events kept ('0': none is written)  8 1 when an event has the frame in it
+--       then for each message: head, frame, and origin when events are written
 --         head   16 bytes of H(sender, id), 3 digits: the address, from 1, then
 --                8 bytes of H(content), 13 digits: the time of the message in ms,
 --                + or - for whether it may be the first to its address, then the
 --                rest of its record's head (protocol/envelope.go), from the space
 --                behind the offset to the address
 --         frame  the message as its receiver gets it, without its position
+--         origin where it came from, as its event says it (protocol.AppendMessageOrigin);
+--                '': it has none
 -- Returns Redis' history line, and nothing else was done when it is not the one
 -- the gateway knows; otherwise it is followed by one line for each message, all
 -- joined by LF:
@@ -21,14 +25,15 @@
 --   "c"                               the id was used for another content
 --   "n"                               nobody has written to the address, and it may
 --                                     not be the first: nothing was stored
--- Atomic: offsets, log, dedupe, and the publish behind them, so receivers see
--- every address's offsets in order whichever gateway sent. Runs twice safely: a
+-- Atomic: offsets, log, dedupe, the publish behind them and the event, so receivers
+-- see every address's offsets in order whichever gateway sent. Runs twice safely: a
 -- message whose (sender, id) is known gets its first answer again and goes
 -- nowhere. Nothing fails after the first write but a server out of memory, which
 -- Redis checks before the script.
 --
 -- This is the hot path: one HMGET, one XADD and one HGETALL for a message, one
--- HSET for an address, one PUBLISH for a gateway.
+-- HSET for an address, one PUBLISH for a gateway; with events one HINCRBY and one
+-- XADD more for a message.
 
 --#include clock
 --#include line
@@ -39,7 +44,10 @@ local call, sub, byte = redis.call, string.sub, string.byte
 local fresh, kept, streamTTL, logTTL, prefix = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local line = historyLine()
 if ARGV[6] ~= '' and ARGV[6] ~= line then return line end
-local n = (#KEYS - 3) / 3 -- distinct addresses
+local eventsKept, framed = ARGV[7], ARGV[8] == '1'
+local evented = eventsKept ~= '0'
+local stride = evented and 3 or 2       -- of what each message has in ARGV
+local n = math.floor((#KEYS - 3) / 3) -- distinct addresses
 local nowMs, nowS = int(now), int(now / 1000)
 
 -- By address: the head of its log, and holders as gateway, count, ...
@@ -47,6 +55,8 @@ local logs, held = {}, {}
 -- By message: its address, key of dedupe, H(content) and the line to answer.
 local address, key, content, answer = {}, {}, {}, {}
 local offset, ms = {}, {}
+-- By message, where events are written: its place in ARGV.
+local at = {}
 -- By message of this call, under H(sender, id) and address.
 local seen = {}
 -- By gateway: the records of its envelope.
@@ -71,7 +81,7 @@ local function holders(a)
 end
 
 local m = 0
-for i = 7, #ARGV, 2 do
+for i = 9, #ARGV, stride do
   m = m + 1
   local head, frame = ARGV[i], ARGV[i + 1]
   local id, dk, ch = sub(head, 1, 19), sub(head, 1, 16), sub(head, 20, 27)
@@ -110,6 +120,7 @@ for i = 7, #ARGV, 2 do
     end
     seen[id] = m
     address[m], key[m], content[m], offset[m], ms[m] = a, dk, ch, off, sub(head, 28, 40)
+    if evented and ARGV[i + 2] ~= '' then at[m] = i end
   end
 end
 
@@ -121,6 +132,20 @@ for i = 1, #gateways do
   local number = call('HINCRBY', KEYS[3], gw, 1)
   local r = redis.pcall(PUBLISH, prefix .. gw, '\1m' .. int(number) .. '\n' .. table.concat(envelope[gw]))
   reached[gw] = type(r) == 'number' and r > 0 and not (leaseEnded(KEYS[1], gw) and not quietTime(KEYS[2]))
+end
+
+-- event: one stored message, for who is told of them. The field sent is what is
+-- answered; frame has the content.
+local function event(place, sent)
+  local number = int(call('HINCRBY', KEYS[3], 'evm', 1))
+  local origin, stream = ARGV[place + 2], KEYS[#KEYS]
+  if framed then
+    call('XADD', stream, 'MAXLEN', '~', eventsKept, '*', 'n', number, 'type', 'message', 'ms', nowMs, 'sent', sent,
+      'origin', origin, 'frame', ARGV[place + 1])
+  else
+    call('XADD', stream, 'MAXLEN', '~', eventsKept, '*', 'n', number, 'type', 'message', 'ms', nowMs, 'sent', sent,
+      'origin', origin)
+  end
 end
 
 for i = 1, m do
@@ -135,6 +160,7 @@ for i = 1, m do
     end
     local text = status .. L.epoch .. ' ' .. offset[i] .. ' ' .. devices .. ' ' .. ms[i]
     answer[i] = text
+    if at[i] then event(at[i], text) end
     local record = content[i] .. L.gen .. text
     if not L.key then
       L.key, L.record = key[i], record
