@@ -179,3 +179,39 @@ func TestEventsOfRoomsNeedASinkThatTakesThem(t *testing.T) {
 		t.Errorf("a sink wants what is not written: %v", err)
 	}
 }
+
+// Events of messages are written only where somebody said so, and a sink takes them.
+func TestEventsOfMessagesAreOffUnlessWanted(t *testing.T) {
+	for name, tc := range map[string]struct {
+		types, more string
+		kept        int
+	}{
+		"by default":     {"[]", "", 0},
+		"for all types":  {"[]", "  messages: envelope\n", 100},
+		"one of them":    {"[message, left]", "  messages: content\n", 100},
+		"for nobody":     {"[connect]", "  messages: content\n", 0},
+		"others carry":   {"[connect]", "  messages: content\n  write: true\n", 100},
+		"off by a word":  {"[]", "  messages: off\n", 0},
+		"off for others": {"[connect]", "  messages: off\n  write: true\n", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := parseSinks(t, "events:\n  messages-kept: 6400\n"+tc.more+"  sinks:\n    - {name: a, types: "+tc.types+", file: {path: '-'}}\n")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Validate(); err != nil {
+				t.Error(err)
+			}
+			if got := c.Events.messagesWritten(64); got != tc.kept {
+				t.Errorf("%d events of messages are kept", got)
+			}
+		})
+	}
+	c, err := parseSinks(t, "events:\n  sinks:\n    - {name: a, types: [message], file: {path: '-'}}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "events.messages") {
+		t.Errorf("a sink wants what is not written: %v", err)
+	}
+}

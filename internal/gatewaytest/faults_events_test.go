@@ -40,14 +40,34 @@ func webhookSink(r *Receiver) string {
 // written are the events in Redis, by id.
 func written(t testing.TB, r *Redis) map[string]Received {
 	t.Helper()
+	all := make(map[string]Received)
+	eachEntry(t, r, "cg:*:ev*", func(key string, x redis.XMessage) {
+		group, stream, _ := strings.Cut(strings.TrimPrefix(key, "cg:{"), "}:")
+		e := Received{ID: group + "-" + strings.TrimPrefix(stream, "ev") + x.ID}
+		for name, into := range map[string]*string{
+			"type": &e.Type, "user": &e.User, "room": &e.Room, "conn": &e.Conn, "cause": &e.Cause, "kind": &e.Kind, "gateway": &e.Gateway,
+		} {
+			*into, _ = x.Values[name].(string)
+		}
+		if origin, ok := x.Values["origin"].(string); ok {
+			if err := json.Unmarshal([]byte(origin), &e); err != nil {
+				t.Errorf("%s: %v", origin, err)
+			}
+		}
+		all[e.ID] = e
+	})
+	return all
+}
+
+// eachEntry yields what is in the streams whose key matches.
+func eachEntry(t testing.TB, r *Redis, match string, yield func(key string, x redis.XMessage)) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	all := make(map[string]Received)
 	var mu sync.Mutex
 	read := func(ctx context.Context, c redis.Cmdable) error {
-		keys := c.Scan(ctx, 0, "cg:*:ev", 1000).Iterator()
+		keys := c.ScanType(ctx, 0, match, 1000, "stream").Iterator()
 		for keys.Next(ctx) {
-			group := strings.TrimSuffix(strings.TrimPrefix(keys.Val(), "cg:{"), "}:ev")
 			for from := "-"; ; {
 				entries, err := c.XRangeN(ctx, keys.Val(), from, "+", 5000).Result()
 				if err != nil {
@@ -55,13 +75,7 @@ func written(t testing.TB, r *Redis) map[string]Received {
 				}
 				mu.Lock()
 				for _, x := range entries {
-					e := Received{ID: group + "-" + x.ID}
-					for name, into := range map[string]*string{
-						"type": &e.Type, "user": &e.User, "room": &e.Room, "conn": &e.Conn, "cause": &e.Cause, "kind": &e.Kind, "gateway": &e.Gateway,
-					} {
-						*into, _ = x.Values[name].(string)
-					}
-					all[e.ID] = e
+					yield(keys.Val(), x)
 				}
 				mu.Unlock()
 				if len(entries) < 5000 {
@@ -81,7 +95,46 @@ func written(t testing.TB, r *Redis) map[string]Received {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return all
+}
+
+// wantEventOfEachMessage compares the events of messages that came with what is in the logs: one for each stored message but a sender's
+// own copy, and none beside. It returns how many there are.
+func wantEventOfEachMessage(t testing.TB, r *Redis, to *Receiver) int {
+	t.Helper()
+	events, _, err := to.Once()
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := make(map[string]int)
+	for _, e := range events {
+		if e.Type == "message" {
+			told[fmt.Sprintf("%s>%s%s %s@%d", e.User, e.To, e.Room, e.Message, e.Offset)]++
+		}
+	}
+	n := 0
+	eachEntry(t, r, "cg:*:s:*", func(key string, x redis.XMessage) {
+		var m struct {
+			ID, From, To, Room string
+			Own                bool
+		}
+		if err := json.Unmarshal([]byte(x.Values["1"].(string)+"}"), &m); err != nil {
+			t.Fatal(err)
+		}
+		if m.Own && m.From != m.To {
+			return
+		}
+		n++
+		offset, _, _ := strings.Cut(x.ID, "-")
+		what := fmt.Sprintf("%s>%s%s %s@%s", m.From, m.To, m.Room, m.ID, offset)
+		if told[what] != 1 {
+			t.Errorf("%s has %d events", what, told[what])
+		}
+		delete(told, what)
+	})
+	for what := range told {
+		t.Errorf("%s has an event, and is not stored", what)
+	}
+	return n
 }
 
 // wantAllReceived waits until a receiver has every event that is in Redis, each user's in their order, and nothing else. It
@@ -121,6 +174,7 @@ func wantOneEnd(t testing.TB, r *Redis, to *Receiver) (all, again int) {
 		members := make(map[string]int)
 		for _, e := range events {
 			switch {
+			case e.Type == "message":
 			case e.Conn != "":
 				conns[e.Conn] += e.Type + " "
 			case e.Room != "":
@@ -211,14 +265,15 @@ func TestFaultSinkDown(t *testing.T) {
 	wantOneEnd(t, f.r, to)
 }
 
-// The gateway that carries the events is killed, again and again, while people come and go. Nothing is lost, each user's events
-// stay in order, and what comes twice has the same id.
+// The gateway that carries the events is killed, again and again, while people talk, come and go. Nothing is lost, each user's events
+// stay in order, what comes twice has the same id, and each message that is stored has one event.
 func TestFaultKilledCarrier(t *testing.T) {
 	for _, kind := range []Kind{Standalone, Cluster} {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
 			to := StartReceiver(t)
-			f := try(t, StartKind(t, kind), 3, append(slices.Clone(swift), sinksFile(t, webhookSink(to)))...)
+			f := try(t, StartKind(t, kind), 3, append(slices.Clone(swift), sinksFile(t, webhookSink(to)),
+				"--events.messages=envelope", "--history.messages=100000", "--events.messages-kept=10000000")...)
 			f.people(4, 10)
 			kills := scaled(3, 50)
 			for range kills {
@@ -244,7 +299,8 @@ func TestFaultKilledCarrier(t *testing.T) {
 			f.done()
 			f.ledger.Close()
 			all, again := wantOneEnd(t, f.r, to)
-			t.Logf("%d kills, %d events, %d of them twice with one id", kills, all, again)
+			messages := wantEventOfEachMessage(t, f.r, to)
+			t.Logf("%d kills, %d events, %d of them of messages, %d twice with one id", kills, all, messages, again)
 		})
 	}
 }

@@ -15,12 +15,13 @@ import (
 
 // Received is one event as a webhook got it.
 type Received struct {
-	ID, Type, User, Room, Conn, Gateway, Cause, Kind, Version, Reason, By string
-	N                                                                     uint64
-	Code, Members                                                         int
-	Ms                                                                    int64
-	Meta                                                                  json.RawMessage
-	At                                                                    time.Time `json:"-"`
+	ID, Type, User, Room, Conn, Device, Gateway, Cause, Kind, Version, Reason, By string
+	To, Message, Status, Epoch                                                    string // of a message
+	N, Offset                                                                     uint64
+	Code, Members, Devices                                                        int
+	Ms, Ts                                                                        int64
+	Meta, Content                                                                 json.RawMessage
+	At                                                                            time.Time `json:"-"`
 }
 
 // Receiver is a customer's server that gets webhooks. It behaves as it is told.
@@ -147,7 +148,8 @@ func (r *Receiver) Last() (*http.Request, []byte) {
 }
 
 // Once returns the events without repetitions, the number of those, and an error when an id came for two different events,
-// or the first deliveries of one user's events are not in their order. What he does in a room has the order of the room.
+// or the first deliveries of one user's events are not in their order. What he does in a room has the order of the room, and messages
+// have that of their receiver.
 func (r *Receiver) Once() (events []Received, again int, err error) {
 	seen := make(map[string]Received)
 	last := make(map[string]Received)
@@ -161,7 +163,10 @@ func (r *Receiver) Once() (events []Received, again int, err error) {
 		}
 		seen[e.ID] = e
 		of := e.User
-		if e.Room != "" {
+		switch {
+		case e.Type == "message":
+			of = "to " + e.To + e.Room
+		case e.Room != "":
 			of = "in " + e.Room
 		}
 		if before := last[of]; before.N > e.N {

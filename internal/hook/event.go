@@ -70,6 +70,9 @@ func parseEvent(g keyspace.Group, from source, entry any) (*Event, error) {
 		value, _ := fields[i+1].(string)
 		e.set(name, value)
 	}
+	if e.Room != "" {
+		e.Devices = nil // what holds a room are gateways
+	}
 	return e, nil
 }
 
@@ -143,16 +146,17 @@ func (e *Event) set(name, value string) {
 
 // setSent reads what the send script answered: "status epoch offset devices ms".
 func (e *Event) setSent(value string) {
-	var status string
-	var devices int64
-	if n, _ := fmt.Sscan(value, &status, &e.Epoch, &e.Offset, &devices, &e.Ts); n != 5 {
+	var status, epoch string
+	var offset uint64
+	var devices, ts int64
+	if n, _ := fmt.Sscan(value, &status, &epoch, &offset, &devices, &ts); n != 5 {
 		return
 	}
 	e.Status = string(protocol.StatusStored)
 	if status == "r" {
 		e.Status = string(protocol.StatusRouted)
 	}
-	e.Devices = &devices
+	e.Epoch, e.Offset, e.Devices, e.Ts = epoch, offset, &devices, ts
 }
 
 // appendJSON appends the event as one line without its end. Ids come out as they

@@ -35,6 +35,8 @@ type world struct {
 	layout keyspace.Layout
 	kept   int64
 
+	messages bool // there are events of messages
+
 	user, password string // of the gateways; empty: Redis' default user
 }
 
@@ -65,6 +67,31 @@ func (w *world) happenIn(g keyspace.Group, fields ...any) {
 	}
 }
 
+// said writes an event of a message as the send script does.
+func (w *world) said(from, to string, content string) {
+	w.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	g := w.layout.GroupOf(protocol.UserAddress(protocol.UserID(to)))
+	n, err := w.redis.Client().HIncrBy(ctx, keyspace.Numbers(g), "evm", 1).Result()
+	if err == nil {
+		id := []byte("m" + strconv.FormatInt(n, 10))
+		head := protocol.MessageHead{ID: id, From: protocol.UserID(from), To: []byte(to), Content: []byte(content), Ts: 1795310105000}
+		origin := protocol.MessageOrigin{
+			ID: id, From: head.From, To: head.To, Gateway: "edge-1-k3j5x8ab", Conn: "019ab8e4", Device: "phone", Meta: `{"contestId":7}`,
+		}
+		err = w.redis.Client().XAdd(ctx, &redis.XAddArgs{
+			Stream: keyspace.MessageEvents(g), MaxLen: w.kept, Approx: true, Values: []any{
+				"n", n, "type", "message", "ms", time.Now().UnixMilli(), "sent", fmt.Sprintf("r 9fK2mQx7aZ %d 2 1795310105000", n),
+				"origin", protocol.AppendMessageOrigin(nil, &origin), "frame", protocol.AppendMessageHead(nil, &head),
+			},
+		}).Err()
+	}
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
 // A node is the Hooks of one gateway.
 type node struct {
 	hooks  *Hooks
@@ -82,7 +109,7 @@ func (w *world) gateway(name string, sinks ...SinkConfig) *node {
 	if testing.Verbose() {
 		cfg.Log = slog.New(slog.NewTextHandler(w.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	cfg.Sinks = sinks
+	cfg.Sinks, cfg.Messages = sinks, w.messages
 	for i := range sinks {
 		if err := sinks[i].Validate(); err != nil {
 			w.Fatal(err)

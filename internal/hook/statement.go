@@ -18,7 +18,7 @@ type statement struct {
 	names  []string
 }
 
-// fields of an event that a statement may name, beside meta and what is in it.
+// fields of an event that a statement may name.
 var fields = map[string]func(*Event) any{
 	"id":      func(e *Event) any { return e.ID },
 	"n":       func(e *Event) any { return int64(e.N) },
@@ -115,9 +115,18 @@ func parseStatement(sql string) (*statement, error) {
 
 func letter(c byte) bool { return c == '_' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' }
 
+// documents are the fields that are JSON: what is in them has a name too.
+var documents = map[string]func(*Event) json.RawMessage{
+	"meta":    func(e *Event) json.RawMessage { return e.Meta },
+	"content": func(e *Event) json.RawMessage { return e.Content },
+}
+
 func known(name string) bool {
-	path, inMeta := strings.CutPrefix(name, "meta.")
-	return fields[name] != nil || inMeta && !slices.Contains(strings.Split(path, "."), "")
+	document, path, inside := strings.Cut(name, ".")
+	if !inside {
+		return fields[name] != nil
+	}
+	return documents[document] != nil && !slices.Contains(strings.Split(path, "."), "")
 }
 
 // quoted returns the length of the quoted text or comment that s begins with; 0 when
@@ -157,26 +166,27 @@ func (s *statement) args(e *Event) []any {
 		if value := fields[name]; value != nil {
 			list[i] = value(e)
 		} else {
-			list[i] = inMeta(e.Meta, strings.Split(strings.TrimPrefix(name, "meta."), "."))
+			document, path, _ := strings.Cut(name, ".")
+			list[i] = inside(documents[document](e), strings.Split(path, "."))
 		}
 	}
 	return list
 }
 
-// inMeta finds a value in meta: NULL when it isn't there, text and numbers as such,
-// true and false as 1 and 0, anything else as JSON.
-func inMeta(meta json.RawMessage, path []string) any {
+// inside finds a value in a document: NULL when it isn't there, text and numbers as
+// such, true and false as 1 and 0, anything else as JSON.
+func inside(document json.RawMessage, path []string) any {
 	for _, key := range path {
 		var object map[string]json.RawMessage
-		if json.Unmarshal(meta, &object) != nil {
+		if json.Unmarshal(document, &object) != nil {
 			return nil
 		}
-		meta = object[key]
+		document = object[key]
 	}
-	if len(meta) == 0 {
+	if len(document) == 0 {
 		return nil
 	}
-	decoder := json.NewDecoder(bytes.NewReader(meta))
+	decoder := json.NewDecoder(bytes.NewReader(document))
 	decoder.UseNumber()
 	var v any
 	if decoder.Decode(&v) != nil {
@@ -198,5 +208,5 @@ func inMeta(meta json.RawMessage, path []string) any {
 		}
 		return v.String() // exact, and the server makes of it what the column is
 	}
-	return string(meta)
+	return string(document)
 }

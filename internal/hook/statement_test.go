@@ -80,7 +80,7 @@ func TestValuesOfAStatement(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	for _, meta := range []string{"", "null", "5", `"x"`, "[]"} {
-		if v := inMeta(json.RawMessage(meta), []string{"contestId"}); v != nil {
+		if v := inside(json.RawMessage(meta), []string{"contestId"}); v != nil {
 			t.Errorf("%s has %v", meta, v)
 		}
 	}
