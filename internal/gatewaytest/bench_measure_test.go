@@ -36,14 +36,14 @@ type bed struct {
 }
 
 // startBed starts a Redis, so many gateways, the echo, and two processes of clients.
-func startBed(b *testing.B, r *report, gateways int) *bed {
+func startBed(b *testing.B, r *report, gateways int, flags ...string) *bed {
 	b.Helper()
 	redis := gatewaytest.StartRedis(b)
 	t := &bed{b: b, report: r, redis: redis.Nodes[0], processes: make(map[string]*gatewaytest.Process)}
 	t.processes["redis"] = t.redis.Process
 	for i := range gateways {
 		name := string(rune('a' + i))
-		g := gatewaytest.StartGateway(b, redis, gatewaytest.Options{Name: name, Flags: unlimited})
+		g := gatewaytest.StartGateway(b, redis, gatewaytest.Options{Name: name, Flags: append(slices.Clone(unlimited), flags...)})
 		t.gateways = append(t.gateways, g)
 		t.processes[name] = g.Process
 	}

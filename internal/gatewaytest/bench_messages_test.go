@@ -12,8 +12,9 @@ import (
 
 // messageWork is one way of sending.
 type messageWork struct {
-	name string
-	args startArgs
+	name  string
+	args  startArgs
+	flags []string // of the gateways
 }
 
 // benchMessages has its senders on gateway a and the receivers on gateway b.

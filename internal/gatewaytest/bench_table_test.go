@@ -176,6 +176,8 @@ func (r *report) print() {
 			{"stored/inflight=1", "stored, 1 in flight", "75 us, 5 x echo"},
 			{"ephemeral/inflight=16", "not stored, 16 in flight", "18 us, 2 x echo"},
 			{"ephemeral/inflight=1", "not stored, 1 in flight", "40 us"},
+			{"events=envelope/inflight=16", "stored, 16 in flight, with an event", ""},
+			{"events=content/inflight=16", "the same, with the content in it", ""},
 			{"heartbeat/rate=2000", "heartbeat with presence refresh, 2,000/s", "20 us"},
 			{"heartbeat/rate=10000", "heartbeat with presence refresh, 10,000/s", "20 us"},
 		})

@@ -45,12 +45,14 @@ var unlimited = []string{
 func BenchmarkCluster(b *testing.B) {
 	r := &report{all: make(map[string]*samples)}
 	for _, w := range []messageWork{
-		{"stored/inflight=16", startArgs{InFlight: 16}},
-		{"stored/inflight=1", startArgs{InFlight: 1}},
-		{"ephemeral/inflight=16", startArgs{InFlight: 16, Ephemeral: true}},
-		{"ephemeral/inflight=1", startArgs{InFlight: 1, Ephemeral: true}},
+		{"stored/inflight=16", startArgs{InFlight: 16}, nil},
+		{"stored/inflight=1", startArgs{InFlight: 1}, nil},
+		{"ephemeral/inflight=16", startArgs{InFlight: 16, Ephemeral: true}, nil},
+		{"ephemeral/inflight=1", startArgs{InFlight: 1, Ephemeral: true}, nil},
+		{"events=envelope/inflight=16", startArgs{InFlight: 16}, []string{"--events.write", "--events.messages=envelope"}},
+		{"events=content/inflight=16", startArgs{InFlight: 16}, []string{"--events.write", "--events.messages=content"}},
 	} {
-		b.Run(w.name, func(b *testing.B) { benchMessages(startBed(b, r, 2), w) })
+		b.Run(w.name, func(b *testing.B) { benchMessages(startBed(b, r, 2, w.flags...), w) })
 	}
 	for _, w := range roomWorks {
 		b.Run(w.name, func(b *testing.B) { benchRooms(startBed(b, r, 3), w) })
