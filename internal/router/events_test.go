@@ -146,7 +146,11 @@ func TestEventsOfMessagesAreBounded(t *testing.T) {
 	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		net := newCluster(t, r)
 		a := net.gateway("a", func(s *settings) { s.router.EventsKept = 100 })
-		a.fill("m", 1000)
+		var last *sent
+		for i := range 1000 {
+			last = a.send("alice", "bob", "m"+strconv.Itoa(i), `0`)
+		}
+		last.wantStored(1000)
 		ctx, g := context.Background(), net.layout.GroupOf("u:bob")
 		n, err := r.Client().XLen(ctx, keyspace.MessageEvents(g)).Result()
 		top, _ := r.Client().HGet(ctx, keyspace.Numbers(g), "evm").Result()
