@@ -285,6 +285,40 @@ func TestNewcomersShareABucketWhileAllOthersAreInUse(t *testing.T) {
 	}
 }
 
+// Somebody took all he had long ago, and will be full last. Those who took little since are full before him, and it is their buckets that
+// newcomers get, each one of his own.
+func TestOneDrainedBucketKeepsNobodyOut(t *testing.T) {
+	const burst, bound = 100, 50
+	table := newBuckets[string](burst, time.Hour, bound)
+	for range burst {
+		table.take("drained", start)
+	}
+	for i := range bound - 1 {
+		table.take(fmt.Sprint("once ", i), start.Add(time.Second))
+	}
+	later := start.Add(2 * time.Minute)
+	for i := range bound - 1 {
+		newcomer := fmt.Sprint("newcomer ", i)
+		for n := range burst {
+			if wait := table.take(newcomer, later); wait > 0 {
+				t.Fatalf("newcomer %d waits %v after %d tokens of %d", i, wait, n, burst)
+			}
+		}
+	}
+	for range 3 { // what came back to him in two minutes, and no more
+		if table.take("drained", later) == 0 {
+			continue
+		}
+		t.Error("the drained one has lost what came back to him")
+	}
+	if wait := table.take("drained", later); wait <= 0 || wait > time.Hour/burst {
+		t.Errorf("the drained one waits %v, want to wait for a token", wait)
+	}
+	if n := table.len(); n != bound {
+		t.Errorf("%d buckets, bound %d", n, bound)
+	}
+}
+
 func TestTableGivesBackWhatAFloodTook(t *testing.T) {
 	table := newAddresses(10, 10_000)
 	for i := range 10_000 {
