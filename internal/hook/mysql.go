@@ -95,8 +95,14 @@ func (d *database) close() error {
 	return d.db.Close()
 }
 
+// deliver stops when half of its time is over: a database that is far away or busy takes less at a time, and that is no failure.
 func (d *database) deliver(ctx context.Context, events []*Event) (taken, refused int, err error) {
+	began := time.Now()
+	deadline, bounded := ctx.Deadline()
 	for _, e := range events {
+		if now := time.Now(); taken > 0 && bounded && now.Sub(began) > deadline.Sub(now) {
+			return taken, refused, nil
+		}
 		err := d.execute(ctx, e)
 		if number, state, ok := refusal(err); ok {
 			// Nothing the database can be sent again would change its mind, and all behind it wait.
@@ -113,23 +119,33 @@ func (d *database) deliver(ctx context.Context, events []*Event) (taken, refused
 // execute does what the statements say about one event: all of it or nothing.
 func (d *database) execute(ctx context.Context, e *Event) error {
 	var meant []int
+	var prepared []*sql.Stmt
 	for i, s := range d.statements {
-		if s.filter.Passes(e) {
-			meant = append(meant, i)
+		if !s.filter.Passes(e) {
+			continue
 		}
+		// Before the transaction has a connection: who holds one and waits for another may wait for himself.
+		p, err := d.prepare(ctx, i)
+		if err != nil {
+			return err
+		}
+		meant, prepared = append(meant, i), append(prepared, p)
 	}
 	switch len(meant) {
 	case 0:
 		return nil
 	case 1:
-		return d.exec(ctx, nil, meant[0], e)
+		return d.exec(ctx, prepared[0], meant[0], e)
 	}
 	tx, err := d.db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
-	for _, i := range meant {
-		if err := d.exec(ctx, tx, i, e); err != nil {
+	for k, i := range meant {
+		s := tx.StmtContext(ctx, prepared[k])
+		err := d.exec(ctx, s, i, e)
+		_ = s.Close()
+		if err != nil {
 			_ = tx.Rollback() // the first error is the one that matters
 			return err
 		}
@@ -137,16 +153,8 @@ func (d *database) execute(ctx context.Context, e *Event) error {
 	return tx.Commit()
 }
 
-func (d *database) exec(ctx context.Context, tx *sql.Tx, i int, e *Event) error {
-	prepared, err := d.prepare(ctx, i)
-	if err != nil {
-		return err
-	}
-	if tx != nil {
-		prepared = tx.StmtContext(ctx, prepared)
-		defer prepared.Close()
-	}
-	_, err = prepared.ExecContext(ctx, d.statements[i].args(e)...)
+func (d *database) exec(ctx context.Context, prepared *sql.Stmt, i int, e *Event) error {
+	_, err := prepared.ExecContext(ctx, d.statements[i].args(e)...)
 	if m, ok := errors.AsType[*mysql.MySQLError](err); ok {
 		switch m.Number {
 		case errDuplicateKey:

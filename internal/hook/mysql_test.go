@@ -159,6 +159,34 @@ func TestWhatIsTheLastWordOfADatabase(t *testing.T) {
 	}
 }
 
+// A database that needs longer for a batch than an attempt may take gets it in parts, without a pause in between: it does not fail.
+func TestASlowDatabaseIsNoFailure(t *testing.T) {
+	m, db := gatewaytest.SharedMariaDB(t)
+	must(t, m.Exec("CREATE TABLE "+db+".slow (n INT PRIMARY KEY)"))
+	w := newWorld(t, gatewaytest.Shared(t, gatewaytest.Embedded))
+	s := into(m, db, StatementConfig{SQL: "INSERT INTO slow SELECT :n FROM DUAL WHERE SLEEP(0.25) = 0"})
+	s.Timeout = 3 * time.Second // a dozen of 20
+	w.happenEach(1, 0, 20)
+	a := w.gateway("a", s)
+	w.wantRows(m, "SELECT COUNT(*) FROM "+db+".slow", "20")
+	if got := w.wantSettled(a); got.Failures != 0 || got.Delivered != 20 {
+		t.Errorf("counted %+v", got)
+	}
+}
+
+// One connection is enough for several statements.
+func TestOneConnectionIsEnough(t *testing.T) {
+	m, db := gatewaytest.SharedMariaDB(t)
+	must(t, m.Exec("CREATE TABLE "+db+".one (user VARCHAR(64) PRIMARY KEY, n INT)"))
+	must(t, m.Exec("INSERT INTO "+db+".one VALUES ('user0', 0)"))
+	w := newWorld(t, gatewaytest.Shared(t, gatewaytest.Embedded))
+	s := into(m, db, StatementConfig{SQL: "UPDATE one SET n = n + 1 WHERE user = :user"}, StatementConfig{SQL: "UPDATE one SET n = n + 10 WHERE user = :user"})
+	s.Parallel, s.Timeout = 1, 10*time.Second
+	w.gateway("a", s)
+	w.happenEach(1, 0, 10)
+	w.wantRows(m, "SELECT n FROM "+db+".one", "110")
+}
+
 // Two statements for one event are one transaction: both or none, also when a lock is waited for in vain and when there is a deadlock.
 func TestTheStatementsOfAnEventAreOne(t *testing.T) {
 	m, db := gatewaytest.SharedMariaDB(t)
