@@ -172,6 +172,7 @@ func TestSinksThatAreRefused(t *testing.T) {
 		"nothing":            {func(s *SinkConfig) { s.Webhook = nil }, "exactly one"},
 		"two":                {func(s *SinkConfig) { s.File = &FileConfig{Path: "-"} }, "exactly one"},
 		"no path":            {func(s *SinkConfig) { s.Webhook, s.File = nil, &FileConfig{} }, "file.path"},
+		"a stream of ours":   {func(s *SinkConfig) { s.Webhook, s.Redis = nil, &RedisConfig{Stream: "cg:{cmd}:in"} }, "redis.stream"},
 		"no stream":          {func(s *SinkConfig) { s.Webhook, s.Redis = nil, &RedisConfig{} }, "redis.stream"},
 		"an unknown type":    {func(s *SinkConfig) { s.Types = []string{"disconect"} }, "disconect"},
 		"an unknown kind":    {func(s *SinkConfig) { s.Kinds = []string{"dropped"} }, "dropped"},
