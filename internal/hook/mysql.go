@@ -205,11 +205,14 @@ const (
 // aboutValues are errors about a value whose SQLSTATE doesn't say so: MySQL has HY000
 // for many of them where MariaDB has 22 or 23.
 var aboutValues = []uint16{
+	1139,             // no regular expression; MySQL has 3685 to 3700
 	1265,             // data truncated
 	1267, 1270, 1271, // a text that the column's character set can't be compared with
-	1300, 1366, 3854, 3988, // or does not have
+	1300, 1366, 1977, 3854, 3988, // or does not have
+	1301,       // what a function makes of it is too large
 	1411, 1525, // no such number, date or time
 	3819, // a CHECK constraint
+	4078, // a number where a UUID or an address is meant, MariaDB
 }
 
 // refusal reports whether an error is the database's last word on the values of an
@@ -223,5 +226,5 @@ func refusal(err error) (number uint16, state string, ok bool) {
 	}
 	state = string(m.SQLState[:])
 	class := state[:2]
-	return m.Number, state, class == "22" || class == "23" || class == "45" || slices.Contains(aboutValues, m.Number)
+	return m.Number, state, class == "22" || class == "23" || class == "45" || m.Number >= 3685 && m.Number <= 3700 || slices.Contains(aboutValues, m.Number)
 }
