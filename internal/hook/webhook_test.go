@@ -294,6 +294,45 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	}
 }
 
+// A server that takes so many bytes at a time (100 KB is usual) would refuse a batch for ever that a backlog makes larger. It gets it in parts; one event that is too
+// large for it alone is like any other answer.
+func TestAReceiverThatTakesLessAtATimeGetsLess(t *testing.T) {
+	const most = 700
+	var bodies []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if len(body) > most {
+			w.WriteHeader(http.StatusRequestEntityTooLarge)
+			return
+		}
+		bodies = append(bodies, string(body))
+	}))
+	defer server.Close()
+	s := sinkNamed("web", Filter{})
+	s.Timeout = patience
+	s.Webhook = &WebhookConfig{URL: server.URL, Secret: secret, Allow: []string{"127.0.0.1"}}
+	w, err := newWebhook(&s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	all := someEvents(1, 41)
+	for rest := all; len(rest) > 0; {
+		taken, _, err := w.deliver(context.Background(), rest)
+		if err != nil || taken == 0 {
+			t.Fatalf("%d taken, %v", taken, err)
+		}
+		rest = rest[taken:]
+	}
+	if text := strings.Join(bodies, ""); strings.Count(text, `"n":`) != 40 || strings.Index(text, `"n":7,`) > strings.Index(text, `"n":8,`) {
+		t.Errorf("%s", text)
+	}
+	all[0].Meta = []byte(`"` + strings.Repeat("x", most) + `"`)
+	if taken, _, err := w.deliver(context.Background(), all); err == nil || taken != 0 {
+		t.Errorf("%d taken, %v", taken, err)
+	}
+}
+
 // Only 2xx says that events were taken, and no answer may take for ever or be endless.
 func TestAnswersOfAWebhook(t *testing.T) {
 	stopped := make(chan struct{})
