@@ -1,5 +1,6 @@
 -- Who sits in which contest, and who dropped out of it. docs/proctor.md has the whole story.
--- Ids are compared to the byte (utf8mb4_bin), as Chatgate does.
+-- Ids are compared to the byte (utf8mb4_bin), as Chatgate does, but for spaces at their end, which this collation overlooks: where
+-- names may end in one, take utf8mb4_0900_bin (MySQL) or utf8mb4_nopad_bin (MariaDB).
 
 CREATE TABLE contest_partner (
   user_id     VARCHAR(128) NOT NULL,

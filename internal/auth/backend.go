@@ -2,7 +2,9 @@ package auth
 
 import (
 	"errors"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"chatgate/internal/protocol"
 )
@@ -18,7 +20,8 @@ type Word struct {
 func (w Word) Identity(now time.Time) (*Identity, error) {
 	id := &Identity{IssuedAt: now.Unix(), Expires: w.ExpiresAt / 1000}
 	if w.User != nil {
-		if !protocol.ValidID([]byte(*w.User), protocol.MaxIDBytes) {
+		// What replaces a broken character would let two names be one user.
+		if !protocol.ValidID([]byte(*w.User), protocol.MaxIDBytes) || strings.ContainsRune(*w.User, utf8.RuneError) {
 			return nil, errors.New("userId: not an id")
 		}
 		id.User = protocol.UserID(*w.User)

@@ -53,7 +53,7 @@ func TestATokenUnderAWordAllowsWhatBothAllow(t *testing.T) {
 func TestAWordThatCanNotBeUnderstoodIsRefused(t *testing.T) {
 	name := func(s string) *string { return &s }
 	for what, w := range map[string]Word{
-		"empty name": {User: name("")}, "name with a newline": {User: name("a\nb")}, "meta a list": {Meta: []byte(`[]`)},
+		"empty name": {User: name("")}, "name with a newline": {User: name("a\nb")}, "name with a broken character": {User: name("a\ufffd")}, "meta a list": {Meta: []byte(`[]`)},
 		"rooms null": {Rooms: []byte(`null`)}, "watch null": {Watch: []byte(`null`)}, "limits null": {Limits: []byte(`null`)}, "rooms a text": {Rooms: []byte(`"hall"`)},
 		"over": {ExpiresAt: time.Now().Add(-time.Second).UnixMilli()}, "in seconds": {ExpiresAt: time.Now().Add(time.Hour).Unix()},
 	} {

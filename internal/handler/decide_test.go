@@ -304,7 +304,7 @@ func TestTheBackendDecidesOnMessages(t *testing.T) {
 	}
 }
 
-// The backend hangs, answers nonsense, or 500. Each is a failure, answered as the configuration says, within the time it says; and soon
+// The backend hangs, or a proxy says that it is not there. Each is a failure, answered as the configuration says, within the time it says; and soon
 // nobody waits for it any more. Those who ask nothing notice nothing, heartbeats are answered, and when it is back it is asked again.
 func TestABackendThatDoesNotAnswer(t *testing.T) {
 	for name, allow := range map[string]bool{"deny": false, "allow": true} {
@@ -337,9 +337,9 @@ func TestABackendThatDoesNotAnswer(t *testing.T) {
 				t.Error(err)
 			}
 			b.hang(false)
-			b.answer(500)
+			b.answer(503)
 			for i := range 6 {
-				id := fmt.Sprint("500-", i)
+				id := fmt.Sprint("503-", i)
 				alice.say(`{"type":"message","id":"` + id + `","to":"bob","content":1}`)
 				want(id)
 			}
@@ -426,7 +426,8 @@ func TestAWrongAnswerIsItsOwn(t *testing.T) {
 	answers := map[string]string{
 		"no JSON": `yes`, "no allow": `{}`, "not a boolean": `{"allow":1}`, "half a surrogate": `{"allow":true,"content":"\ud800"}`,
 		"larger than a frame": `{"allow":true,"content":"` + strings.Repeat("x", 64<<10) + `"}`, "deep": `{"allow":true,"content":` + strings.Repeat("[", 100) + strings.Repeat("]", 100) + `}`,
-		"huge": `{"allow":true,"reason":"` + strings.Repeat("x", 3<<20) + `"}`,
+		"huge":        `{"allow":true,"reason":"` + strings.Repeat("x", 3<<20) + `"}`,
+		"two answers": `{"allow":false,"allow":true}`, "in another case": `{"Allow":true}`, "no UTF-8": "{\"allow\":true,\"reason\":\"\xff\"}",
 	}
 	b := newBackend(t, func(q hook.Inquiry) string {
 		if answer, ok := answers[q.ID]; ok {
@@ -448,6 +449,28 @@ func TestAWrongAnswerIsItsOwn(t *testing.T) {
 	}
 	if s := g.handler.cfg.Decider.Stats()[0]; s.Open || s.Outcomes["failed"] != uint64(len(answers)) {
 		t.Errorf("%+v", s)
+	}
+	// A program that stumbles over a message, and a filter that dislikes it, say so with a status.
+	for _, status := range []int{400, 403, 413, 301, 500, 500, 500, 500, 500} {
+		b.answer(status)
+		alice.say(`{"type":"message","to":"bob","content":"odd"}`)
+		alice.wantRefusal(protocol.CodeUnavailable, "decide")
+	}
+	b.answer(0)
+	bob.say(`{"type":"message","id":"good","to":"alice","content":1}`)
+	if f, err := bob.Next("ack", patience); err != nil {
+		t.Errorf("%s, %v", f.Raw, err)
+	}
+}
+
+// What another spelling of a field says is not said: a denial stays one.
+func TestFieldsOfADecisionHaveOneSpelling(t *testing.T) {
+	b := newBackend(t, func(hook.Inquiry) string { return `{"allow":false,"ALLOW":true,"reason":"no","Reason":"yes"}` })
+	g := embedded(t, b.patient)
+	alice := g.connect("alice")
+	alice.say(`{"type":"message","to":"bob","content":1}`)
+	if f := alice.wantRefusal(protocol.CodeForbidden, "no"); !strings.Contains(string(f.Raw), `"no"`) {
+		t.Errorf("%s", f.Raw)
 	}
 }
 

@@ -15,10 +15,11 @@ var ErrAddress = errors.New("address is not public, and not allowed")
 
 // notPublic are the ranges nobody on the internet owns, or that carry an address of
 // another kind inside (IANA special-purpose registries, RFC 6890). Of IPv6 only
-// 2000::/3 is public to begin with.
+// 2000::/3 is public to begin with. 168.63.129.16 looks public, and is inside of each
+// machine at Azure what 169.254.169.254 is elsewhere.
 var notPublic = prefixes(
 	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24",
-	"192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
+	"168.63.129.16/32", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
 	"2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20",
 )
 

@@ -324,6 +324,59 @@ func TestALostAnswerComesAgain(t *testing.T) {
 	})
 }
 
+// The answer that said how many events fell out of retention never came. The next one says so too, to whoever gets it; and then nobody does.
+func TestALossIsSaidUntilItIsHeard(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		w := newWorld(t, r)
+		g := w.layout.GroupOf("u:user0")
+		keys := []string{keyspace.Events(g), keyspace.Sinks(g), keyspace.Numbers(g)}
+		cfg := DefaultConfig()
+		cfg.Layout, cfg.Log = w.layout, newSilent()
+		s := sinkNamed("web", Filter{})
+		client := w.client()
+		t.Cleanup(func() { client.Close() })
+		c := newCarrier(client, &cfg, &s, nil)
+		ask := func(gateway string, lease int, read string, acked uint64, acks ...any) carried {
+			t.Helper()
+			args := append([]any{"web", gateway, lease, 5, read, acked}, acks...)
+			v, err := c.script.Run(context.Background(), client, keys, args...).Result()
+			a, err := c.parse(c.hauls[w.layout.GroupIndex("u:user0")], v, err)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return a
+		}
+		want := func(a carried, state string, lost uint64, from, to uint64) carried {
+			t.Helper()
+			var got []uint64
+			for _, e := range a.events {
+				got = append(got, e.N)
+			}
+			if a.state != state || a.lost != lost || len(got) != int(to-from)+1 || got[0] != from {
+				t.Errorf("%s, %d lost, %d; want %s, %d lost, %d to %d", a.state, a.lost, got, state, lost, from, to)
+			}
+			return a
+		}
+		w.happenEach(1, 0, 2)
+		first := want(ask("a-1", 60_000, "", 0), "new", 0, 1, 2)
+		w.happenEach(1, 2, 20)
+		if err := r.Client().XTrimMaxLen(context.Background(), keyspace.Events(g), 8).Err(); err != nil {
+			t.Fatal(err)
+		}
+		acks := []any{first.events[0].entry, first.events[1].entry}
+		want(ask("a-1", 60_000, "2", 2, acks...), "kept", 10, 13, 17) // the answer is lost
+		want(ask("a-1", 60_000, "2", 2, acks...), "kept", 10, 13, 17)
+		want(ask("a-1", 0, "2", 2, acks...), "kept", 10, 13, 17) // nor did this one come, and the gateway is killed
+		a := want(ask("b-1", 60_000, "", 0), "taken", 10, 13, 17)
+		acks = nil
+		for _, e := range a.events {
+			acks = append(acks, e.entry)
+		}
+		want(ask("b-1", 60_000, "17", 17, acks...), "kept", 0, 18, 20)
+		want(ask("b-1", 60_000, "17", 17, acks...), "kept", 0, 18, 20)
+	})
+}
+
 // Only what is meant for a sink is sent to it; the rest is passed over, and counted.
 func TestAFilterPassesOverTheRest(t *testing.T) {
 	w, to := newWorld(t, gatewaytest.Shared(t, gatewaytest.Embedded)), gatewaytest.StartReceiver(t)

@@ -87,26 +87,26 @@ type Inquiry struct {
 	Ephemeral bool            `json:"ephemeral,omitempty"`
 }
 
-// Decision is what it answers.
+// Decision is what it answers; read has the names.
 type Decision struct {
-	Allow  *bool `json:"allow"`
-	Denial       // when it is false
+	Allow  *bool
+	Denial // when it is false
 
 	// At register. Numbers are as in a token, and so are the lists; docs/security.md.
-	User      *string         `json:"userId"`
-	Meta      json.RawMessage `json:"meta"`
-	Join      []string        `json:"join"`
-	Rooms     json.RawMessage `json:"rooms"`
-	Watch     json.RawMessage `json:"watch"`
-	Limits    json.RawMessage `json:"limits"`
-	ExpiresAt int64           `json:"expiresAt"` // ms since 1970; 0: not said
+	User      *string
+	Meta      json.RawMessage
+	Join      []string
+	Rooms     json.RawMessage
+	Watch     json.RawMessage
+	Limits    json.RawMessage
+	ExpiresAt int64 // ms since 1970; 0: not said
 
-	Deny map[string]Denial `json:"deny"` // at join: rooms that are denied, where others are allowed
+	Deny map[string]Denial // at join: rooms that are denied, where others are allowed
 
-	Content json.RawMessage `json:"content"` // before a message: what is sent instead
+	Content json.RawMessage // before a message: what is sent instead
 
 	// Assumed: nobody answered, and what nobody decides is allowed.
-	Assumed bool `json:"-"`
+	Assumed bool
 }
 
 // Changes reports whether something else is sent than what came. null says nothing: so do backends write what they don't set.
@@ -267,16 +267,18 @@ func (a *asked) ask(ctx context.Context, about *Inquiry, check func(*Decision) e
 	defer response.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(response.Body, maxDecision+1))
 	switch {
-	case response.StatusCode/100 != 2:
+	case isDown(response.StatusCode):
 		return nil, fmt.Errorf("status %d", response.StatusCode)
+	case response.StatusCode/100 != 2:
+		return nil, wrongAnswer(fmt.Sprintf("status %d", response.StatusCode))
 	case err != nil:
 		return nil, err
 	case len(answer) > maxDecision:
 		return nil, wrongAnswer("more than 2 MB")
 	}
 	var d Decision
-	if err := json.Unmarshal(answer, &d); err != nil {
-		return nil, wrongAnswer("not JSON as docs/hooks.md has it")
+	if fault := d.read(answer); fault != "" {
+		return nil, wrongAnswer(fault)
 	}
 	if d.Allow == nil {
 		return nil, wrongAnswer("allow: missing")
@@ -287,6 +289,39 @@ func (a *asked) ask(ctx context.Context, about *Inquiry, check func(*Decision) e
 		}
 	}
 	return &d, nil
+}
+
+// isDown reports whether a status is that of a backend that takes no questions now, or of a proxy that doesn't reach it. Any other may be about
+// this one question: a filter that dislikes a word, a program that stumbles over it.
+func isDown(status int) bool {
+	switch status {
+	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
+}
+
+// read takes an answer as strictly as a client's frame: names in exact case and each once, so that no two parsers read two decisions in it,
+// and no replacement for a broken character, which would make one user of two. It returns what is wrong, or "".
+func (d *Decision) read(answer []byte) (fault string) {
+	into := map[string]any{
+		"allow": &d.Allow, "code": &d.Code, "reason": &d.Reason, "retryAfterMs": &d.RetryAfterMs, "userId": &d.User, "meta": &d.Meta, "join": &d.Join,
+		"rooms": &d.Rooms, "watch": &d.Watch, "limits": &d.Limits, "expiresAt": &d.ExpiresAt, "deny": &d.Deny, "content": &d.Content,
+	}
+	read := make(map[string]bool)
+	return protocol.ScanObject(answer, protocol.MaxDepth, func(name string, value []byte) string {
+		to := into[name]
+		switch {
+		case to == nil:
+			return ""
+		case read[name]:
+			return name + ": there twice"
+		case json.Unmarshal(value, to) != nil:
+			return name + ": of the wrong kind"
+		}
+		read[name] = true
+		return ""
+	})
 }
 
 // wrongAnswer says what is wrong with an answer that came in time.

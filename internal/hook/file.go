@@ -13,7 +13,8 @@ type file struct {
 
 	mu   sync.Mutex // guards the rest: groups are delivered side by side
 	open *os.File   // nil: at the next batch
-	torn bool       // the last write may have left half a line
+	disk bool       // open is a file on a disk, and no pipe or device
+	torn bool       // the last write, of whomever, may have left half a line
 }
 
 func newFile(path string) *file { return &file{path: path} }
@@ -34,7 +35,7 @@ func (f *file) deliver(_ context.Context, events []*Event) (taken, refused int, 
 	}
 	n, err := f.open.Write(lines)
 	f.torn = f.torn && n == 0 || n > 0 && n < len(lines)
-	if err == nil && f.path != "-" {
+	if err == nil && f.disk {
 		err = f.open.Sync()
 	}
 	if err != nil {
@@ -58,14 +59,35 @@ func (f *file) ready() error {
 		_ = f.open.Close() // everything in it was synced
 		f.open = nil
 	}
-	var err error
 	// Events tell who was where: not for everyone on the machine.
-	if f.open, err = os.OpenFile(f.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640); err != nil {
-		f.open = nil
+	open, err := os.OpenFile(f.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+	if err != nil {
 		return err
 	}
-	f.torn = false
+	is, err := open.Stat()
+	if err != nil {
+		_ = open.Close()
+		return err
+	}
+	f.open, f.disk = open, is.Mode().IsRegular()
+	f.torn = f.disk && !endsWithLine(f.path, is.Size())
 	return nil
+}
+
+// endsWithLine reports whether a file ends where a line does. Whoever wrote to it before may have been killed in the middle of one, and what
+// is appended to half a line is no JSON. A file that may not be read counts as torn: an empty line hurts less.
+func endsWithLine(path string, size int64) bool {
+	if size == 0 {
+		return true
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var last [1]byte
+	_, err = f.ReadAt(last[:], size-1)
+	return err == nil && last[0] == '\n'
 }
 
 func (f *file) close() error {

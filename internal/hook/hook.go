@@ -35,7 +35,7 @@ func New(client redis.UniversalClient, cfg Config) (*Hooks, error) {
 // A sink takes events.
 type sink interface {
 	// deliver hands events over in their order, and returns how many the sink took.
-	// That is all of them when err is nil. What it did not take is given again, and
+	// That is at least one when err is nil. What it did not take is given again, and
 	// so may be what it did: a sink tells an event by its id. refused counts those
 	// among the taken that the sink will never take.
 	deliver(ctx context.Context, events []*Event) (taken, refused int, err error)

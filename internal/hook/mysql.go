@@ -95,8 +95,14 @@ func (d *database) close() error {
 	return d.db.Close()
 }
 
+// deliver stops when half of its time is over: a database that is far away or busy takes less at a time, and that is no failure.
 func (d *database) deliver(ctx context.Context, events []*Event) (taken, refused int, err error) {
+	began := time.Now()
+	deadline, bounded := ctx.Deadline()
 	for _, e := range events {
+		if now := time.Now(); taken > 0 && bounded && now.Sub(began) > deadline.Sub(now) {
+			return taken, refused, nil
+		}
 		err := d.execute(ctx, e)
 		if number, state, ok := refusal(err); ok {
 			// Nothing the database can be sent again would change its mind, and all behind it wait.
@@ -113,23 +119,33 @@ func (d *database) deliver(ctx context.Context, events []*Event) (taken, refused
 // execute does what the statements say about one event: all of it or nothing.
 func (d *database) execute(ctx context.Context, e *Event) error {
 	var meant []int
+	var prepared []*sql.Stmt
 	for i, s := range d.statements {
-		if s.filter.Passes(e) {
-			meant = append(meant, i)
+		if !s.filter.Passes(e) {
+			continue
 		}
+		// Before the transaction has a connection: who holds one and waits for another may wait for himself.
+		p, err := d.prepare(ctx, i)
+		if err != nil {
+			return err
+		}
+		meant, prepared = append(meant, i), append(prepared, p)
 	}
 	switch len(meant) {
 	case 0:
 		return nil
 	case 1:
-		return d.exec(ctx, nil, meant[0], e)
+		return d.exec(ctx, prepared[0], meant[0], e)
 	}
 	tx, err := d.db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
-	for _, i := range meant {
-		if err := d.exec(ctx, tx, i, e); err != nil {
+	for k, i := range meant {
+		s := tx.StmtContext(ctx, prepared[k])
+		err := d.exec(ctx, s, i, e)
+		_ = s.Close()
+		if err != nil {
 			_ = tx.Rollback() // the first error is the one that matters
 			return err
 		}
@@ -137,16 +153,8 @@ func (d *database) execute(ctx context.Context, e *Event) error {
 	return tx.Commit()
 }
 
-func (d *database) exec(ctx context.Context, tx *sql.Tx, i int, e *Event) error {
-	prepared, err := d.prepare(ctx, i)
-	if err != nil {
-		return err
-	}
-	if tx != nil {
-		prepared = tx.StmtContext(ctx, prepared)
-		defer prepared.Close()
-	}
-	_, err = prepared.ExecContext(ctx, d.statements[i].args(e)...)
+func (d *database) exec(ctx context.Context, prepared *sql.Stmt, i int, e *Event) error {
+	_, err := prepared.ExecContext(ctx, d.statements[i].args(e)...)
 	if m, ok := errors.AsType[*mysql.MySQLError](err); ok {
 		switch m.Number {
 		case errDuplicateKey:
@@ -197,11 +205,14 @@ const (
 // aboutValues are errors about a value whose SQLSTATE doesn't say so: MySQL has HY000
 // for many of them where MariaDB has 22 or 23.
 var aboutValues = []uint16{
+	1139,             // no regular expression; MySQL has 3685 to 3700
 	1265,             // data truncated
 	1267, 1270, 1271, // a text that the column's character set can't be compared with
-	1300, 1366, 3854, 3988, // or does not have
+	1300, 1366, 1977, 3854, 3988, // or does not have
+	1301,       // what a function makes of it is too large
 	1411, 1525, // no such number, date or time
 	3819, // a CHECK constraint
+	4078, // a number where a UUID or an address is meant, MariaDB
 }
 
 // refusal reports whether an error is the database's last word on the values of an
@@ -215,5 +226,5 @@ func refusal(err error) (number uint16, state string, ok bool) {
 	}
 	state = string(m.SQLState[:])
 	class := state[:2]
-	return m.Number, state, class == "22" || class == "23" || class == "45" || slices.Contains(aboutValues, m.Number)
+	return m.Number, state, class == "22" || class == "23" || class == "45" || m.Number >= 3685 && m.Number <= 3700 || slices.Contains(aboutValues, m.Number)
 }

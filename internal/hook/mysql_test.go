@@ -137,6 +137,31 @@ func TestANameTheColumnCanNotHoldHoldsNothingUp(t *testing.T) {
 	w.wantSettled(a)
 }
 
+// A client says in its meta what it likes: a number where the column is a UUID, half a regular expression, a letter that a conversion lacks. Each event is its own, and the next one
+// comes.
+func TestAValueOfAnotherKindHoldsNothingUp(t *testing.T) {
+	m, db := gatewaytest.SharedMariaDB(t)
+	must(t, m.Exec("CREATE TABLE "+db+".kinds (u UUID, v VARCHAR(64), n INT DEFAULT 0)"))
+	must(t, m.Exec("INSERT INTO "+db+".kinds (u, v) VALUES ('019ab8e4-0000-7000-8000-000000000001', 'alice')"))
+	for name, tc := range map[string]struct{ condition, bad, good string }{
+		"a number for a UUID":      {"u = :meta.v", `-1`, `"019ab8e4-0000-7000-8000-000000000001"`},
+		"half a pattern":           {"v REGEXP :meta.v", `"[ab"`, `"^al"`},
+		"a letter that is missing": {"v = CONVERT(:meta.v USING latin1)", `"😀"`, `"alice"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			must(t, m.Exec("UPDATE "+db+".kinds SET n = 0"))
+			w := newWorld(t, gatewaytest.Shared(t, gatewaytest.Embedded))
+			a := w.gateway("a", into(m, db, StatementConfig{SQL: "UPDATE kinds SET n = n + 1 WHERE " + tc.condition}))
+			w.happen("mallory", "meta", `{"v":`+tc.bad+`}`)
+			w.happen("alice", "meta", `{"v":`+tc.good+`}`)
+			w.wantRows(m, "SELECT n FROM "+db+".kinds", "1")
+			if s := w.wantSettled(a); s.Refused != 1 || s.Delivered != 1 {
+				t.Errorf("counted %+v", s)
+			}
+		})
+	}
+}
+
 // What MySQL says of a value, in numbers that MariaDB has other states for.
 func TestWhatIsTheLastWordOfADatabase(t *testing.T) {
 	for name, tc := range map[string]struct {
@@ -146,7 +171,7 @@ func TestWhatIsTheLastWordOfADatabase(t *testing.T) {
 	}{
 		"too long": {1406, "22001", true}, "null": {1048, "23000", true}, "no number, MySQL": {1366, "HY000", true},
 		"no number, MariaDB": {1366, "22007", true}, "collations": {1267, "HY000", true}, "check, MySQL": {3819, "HY000", true},
-		"signal": {1644, "45000", true}, "truncated": {1265, "01000", true},
+		"signal": {1644, "45000", true}, "truncated": {1265, "01000", true}, "bracket, MySQL": {3696, "HY000", true}, "over a packet": {1301, "HY000", true},
 		"deadlock": {1213, "40001", false}, "lock timeout": {1205, "HY000", false}, "no table": {1146, "42S02", false},
 		"no right": {1142, "42000", false}, "read only": {1290, "HY000", false}, "shutdown": {1053, "08S01", false},
 		"full": {1114, "HY000", false},
@@ -157,6 +182,34 @@ func TestWhatIsTheLastWordOfADatabase(t *testing.T) {
 			t.Errorf("%s: %v", name, last)
 		}
 	}
+}
+
+// A database that needs longer for a batch than an attempt may take gets it in parts, without a pause in between: it does not fail.
+func TestASlowDatabaseIsNoFailure(t *testing.T) {
+	m, db := gatewaytest.SharedMariaDB(t)
+	must(t, m.Exec("CREATE TABLE "+db+".slow (n INT PRIMARY KEY)"))
+	w := newWorld(t, gatewaytest.Shared(t, gatewaytest.Embedded))
+	s := into(m, db, StatementConfig{SQL: "INSERT INTO slow SELECT :n FROM DUAL WHERE SLEEP(0.25) = 0"})
+	s.Timeout = 3 * time.Second // a dozen of 20
+	w.happenEach(1, 0, 20)
+	a := w.gateway("a", s)
+	w.wantRows(m, "SELECT COUNT(*) FROM "+db+".slow", "20")
+	if got := w.wantSettled(a); got.Failures != 0 || got.Delivered != 20 {
+		t.Errorf("counted %+v", got)
+	}
+}
+
+// One connection is enough for several statements.
+func TestOneConnectionIsEnough(t *testing.T) {
+	m, db := gatewaytest.SharedMariaDB(t)
+	must(t, m.Exec("CREATE TABLE "+db+".one (user VARCHAR(64) PRIMARY KEY, n INT)"))
+	must(t, m.Exec("INSERT INTO "+db+".one VALUES ('user0', 0)"))
+	w := newWorld(t, gatewaytest.Shared(t, gatewaytest.Embedded))
+	s := into(m, db, StatementConfig{SQL: "UPDATE one SET n = n + 1 WHERE user = :user"}, StatementConfig{SQL: "UPDATE one SET n = n + 10 WHERE user = :user"})
+	s.Parallel, s.Timeout = 1, 10*time.Second
+	w.gateway("a", s)
+	w.happenEach(1, 0, 10)
+	w.wantRows(m, "SELECT n FROM "+db+".one", "110")
 }
 
 // Two statements for one event are one transaction: both or none, also when a lock is waited for in vain and when there is a deadlock.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -84,6 +85,49 @@ func TestARotatedFileIsOpenedAgain(t *testing.T) {
 	}
 }
 
+// Whoever wrote to the file before was killed in the middle of a line. What comes behind it is a line of its own, and where there is none
+// nothing is put between.
+func TestAFileThatEndsInHalfALineIsGoneOnWith(t *testing.T) {
+	const half = `{"id":"all-7-0","n":`
+	for before, want := range map[string]string{half: half + "\n", half + "\n": half + "\n", "": ""} {
+		path := filepath.Join(t.TempDir(), "events.jsonl")
+		if err := os.WriteFile(path, []byte(before), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f := newFile(path)
+		for i := range 2 {
+			if _, _, err := f.deliver(context.Background(), someEvents(i, i+1)); err != nil {
+				t.Fatal(err)
+			}
+			want = string(someEvents(i, i+1)[0].appendJSON([]byte(want))) + "\n"
+		}
+		_ = f.close()
+		if text, _ := os.ReadFile(path); string(text) != want {
+			t.Errorf("%q, want %q", text, want)
+		}
+	}
+}
+
+// A pipe and a device can't be synced, and take events all the same: once.
+func TestAPipeIsAFileToo(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for _, path := range []string{"/dev/null", fmt.Sprintf("/dev/fd/%d", w.Fd())} {
+		f := newFile(path)
+		if taken, _, err := f.deliver(context.Background(), someEvents(3, 4)); err != nil || taken != 1 {
+			t.Errorf("%s: %d taken, %v", path, taken, err)
+		}
+		_ = f.close()
+	}
+	_ = w.Close()
+	if text, err := io.ReadAll(r); err != nil || string(text) != string(someEvents(3, 4)[0].appendJSON(nil))+"\n" {
+		t.Errorf("%q, %v", text, err)
+	}
+}
+
 // Events are mirrored into a stream, of the gateways' Redis or of another one, and in their order.
 func TestEventsAreMirroredIntoAStream(t *testing.T) {
 	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
@@ -128,6 +172,7 @@ func TestSinksThatAreRefused(t *testing.T) {
 		"nothing":            {func(s *SinkConfig) { s.Webhook = nil }, "exactly one"},
 		"two":                {func(s *SinkConfig) { s.File = &FileConfig{Path: "-"} }, "exactly one"},
 		"no path":            {func(s *SinkConfig) { s.Webhook, s.File = nil, &FileConfig{} }, "file.path"},
+		"a stream of ours":   {func(s *SinkConfig) { s.Webhook, s.Redis = nil, &RedisConfig{Stream: "cg:{cmd}:in"} }, "redis.stream"},
 		"no stream":          {func(s *SinkConfig) { s.Webhook, s.Redis = nil, &RedisConfig{} }, "redis.stream"},
 		"an unknown type":    {func(s *SinkConfig) { s.Types = []string{"disconect"} }, "disconect"},
 		"an unknown kind":    {func(s *SinkConfig) { s.Kinds = []string{"dropped"} }, "dropped"},

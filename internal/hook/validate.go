@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -51,8 +52,11 @@ func (s *SinkConfig) Validate() error {
 	}
 	if s.Redis != nil {
 		kinds++
-		if s.Redis.Stream == "" {
+		switch {
+		case s.Redis.Stream == "":
 			wrong("redis.stream: is needed")
+		case strings.HasPrefix(s.Redis.Stream, "cg:"): // events of events, or commands
+			wrong("redis.stream: keys that begin with cg: are Chatgate's own")
 		}
 		if s.Redis.Kept < 0 {
 			wrong("redis.kept: must be >= 0")

@@ -42,7 +42,8 @@ func (w *webhook) close() error {
 	return nil
 }
 
-// deliver posts all events as one body; the receiver takes all of them or none.
+// deliver posts all events as one body; the receiver takes all of them or none. Where
+// it says that they are too much at once, it gets fewer.
 func (w *webhook) deliver(ctx context.Context, events []*Event) (taken, refused int, err error) {
 	body := []byte(`{"events":[`)
 	id := sha256.New()
@@ -59,9 +60,12 @@ func (w *webhook) deliver(ctx context.Context, events []*Event) (taken, refused 
 	if err != nil {
 		return 0, 0, err
 	}
-	defer response.Body.Close()
 	// Read to its end, so that the connection can be used again; an endless one is hung up on.
 	_, _ = io.CopyN(io.Discard, response.Body, maxAnswer)
+	_ = response.Body.Close()
+	if response.StatusCode == http.StatusRequestEntityTooLarge && len(events) > 1 {
+		return w.deliver(ctx, events[:len(events)/2])
+	}
 	if response.StatusCode/100 != 2 {
 		return 0, 0, fmt.Errorf("status %d", response.StatusCode)
 	}

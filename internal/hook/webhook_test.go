@@ -80,42 +80,43 @@ func TestNoAddressThatIsNotPublicIsReached(t *testing.T) {
 	defer server.Close()
 	port := server.Listener.Addr().(*net.TCPAddr).Port
 	for name, host := range map[string]string{
-		"loopback":                 "127.0.0.1",
-		"another loopback":         "127.9.9.9",
-		"a name of loopback":       "localhost",
-		"this host":                "0.0.0.0",
-		"private, 10":              "10.0.0.1",
-		"private, 172.16":          "172.31.255.254",
-		"private, 192.168":         "192.168.1.1",
-		"shared":                   "100.64.0.1",
-		"link-local, metadata":     "169.254.169.254",
-		"benchmarking":             "198.18.0.1",
-		"multicast":                "224.0.0.1",
-		"broadcast":                "255.255.255.255",
-		"decimal":                  "2130706433",
-		"hexadecimal":              "0x7f000001",
-		"hexadecimal parts":        "0x7f.0.0.1",
-		"octal":                    "0177.0.0.1",
-		"octal whole":              "017700000001",
-		"short":                    "127.1",
-		"with a dot":               "127.0.0.1.",
-		"decimal with a dot":       "2130706433.",
-		"digits of another script": "\uff11\uff12\uff17.\uff10.\uff10.\uff11",
-		"digits in circles":        "\u2460\u2461\u2466.\u24ea.\u24ea.\u2460",
-		"IPv6 loopback":            "[::1]",
-		"IPv6 unspecified":         "[::]",
-		"IPv6 mapped":              "[::ffff:127.0.0.1]",
-		"IPv6 mapped, hexadecimal": "[::ffff:7f00:1]",
-		"IPv6 compatible":          "[::7f00:1]",
-		"IPv6 link-local":          "[fe80::1]",
-		"IPv6 link-local, zone":    "[fe80::1%25lo]",
-		"IPv6 site-local":          "[fec0::1]",
-		"IPv6 unique local":        "[fd00::1]",
-		"IPv6 multicast":           "[ff02::1]",
-		"NAT64 of loopback":        "[64:ff9b::7f00:1]",
-		"6to4 of loopback":         "[2002:7f00:1::1]",
-		"Teredo":                   "[2001:0:1::1]",
-		"documentation":            "[2001:db8::1]",
+		"loopback":                   "127.0.0.1",
+		"another loopback":           "127.9.9.9",
+		"a name of loopback":         "localhost",
+		"this host":                  "0.0.0.0",
+		"private, 10":                "10.0.0.1",
+		"private, 172.16":            "172.31.255.254",
+		"private, 192.168":           "192.168.1.1",
+		"shared":                     "100.64.0.1",
+		"link-local, metadata":       "169.254.169.254",
+		"metadata that looks public": "168.63.129.16",
+		"benchmarking":               "198.18.0.1",
+		"multicast":                  "224.0.0.1",
+		"broadcast":                  "255.255.255.255",
+		"decimal":                    "2130706433",
+		"hexadecimal":                "0x7f000001",
+		"hexadecimal parts":          "0x7f.0.0.1",
+		"octal":                      "0177.0.0.1",
+		"octal whole":                "017700000001",
+		"short":                      "127.1",
+		"with a dot":                 "127.0.0.1.",
+		"decimal with a dot":         "2130706433.",
+		"digits of another script":   "\uff11\uff12\uff17.\uff10.\uff10.\uff11",
+		"digits in circles":          "\u2460\u2461\u2466.\u24ea.\u24ea.\u2460",
+		"IPv6 loopback":              "[::1]",
+		"IPv6 unspecified":           "[::]",
+		"IPv6 mapped":                "[::ffff:127.0.0.1]",
+		"IPv6 mapped, hexadecimal":   "[::ffff:7f00:1]",
+		"IPv6 compatible":            "[::7f00:1]",
+		"IPv6 link-local":            "[fe80::1]",
+		"IPv6 link-local, zone":      "[fe80::1%25lo]",
+		"IPv6 site-local":            "[fec0::1]",
+		"IPv6 unique local":          "[fd00::1]",
+		"IPv6 multicast":             "[ff02::1]",
+		"NAT64 of loopback":          "[64:ff9b::7f00:1]",
+		"6to4 of loopback":           "[2002:7f00:1::1]",
+		"Teredo":                     "[2001:0:1::1]",
+		"documentation":              "[2001:db8::1]",
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := sinkNamed("web", Filter{})
@@ -290,6 +291,45 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	}
 	if to.Requests() != 0 {
 		t.Error("a redirect was followed")
+	}
+}
+
+// A server that takes so many bytes at a time (100 KB is usual) would refuse a batch for ever that a backlog makes larger. It gets it in parts; one event that is too
+// large for it alone is like any other answer.
+func TestAReceiverThatTakesLessAtATimeGetsLess(t *testing.T) {
+	const most = 700
+	var bodies []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if len(body) > most {
+			w.WriteHeader(http.StatusRequestEntityTooLarge)
+			return
+		}
+		bodies = append(bodies, string(body))
+	}))
+	defer server.Close()
+	s := sinkNamed("web", Filter{})
+	s.Timeout = patience
+	s.Webhook = &WebhookConfig{URL: server.URL, Secret: secret, Allow: []string{"127.0.0.1"}}
+	w, err := newWebhook(&s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	all := someEvents(1, 41)
+	for rest := all; len(rest) > 0; {
+		taken, _, err := w.deliver(context.Background(), rest)
+		if err != nil || taken == 0 {
+			t.Fatalf("%d taken, %v", taken, err)
+		}
+		rest = rest[taken:]
+	}
+	if text := strings.Join(bodies, ""); strings.Count(text, `"n":`) != 40 || strings.Index(text, `"n":7,`) > strings.Index(text, `"n":8,`) {
+		t.Errorf("%s", text)
+	}
+	all[0].Meta = []byte(`"` + strings.Repeat("x", most) + `"`)
+	if taken, _, err := w.deliver(context.Background(), all); err == nil || taken != 0 {
+		t.Errorf("%d taken, %v", taken, err)
 	}
 }
 

@@ -11,7 +11,7 @@
 --          the sink
 --   read   number of the last event read by anyone, top: of the last one written,
 --          acked: up to which all are acknowledged
---   lost   events found to be trimmed before a gateway could read them
+--   lost   events found to be trimmed before a gateway could read them, also as an answer had it that nobody may have got
 --   again  1 when the events were read before, by whoever did not acknowledge them
 -- The field of sinks, the sink or "<sink> evm", holds "gateway end-of-lease read acked".
 -- Atomic: the judgement of the lease and everything it allows, so two gateways never
@@ -100,6 +100,8 @@ if state == 'taken' or ARGV[5] ~= int(read) then
     end
     lost = lost + #(r[3] or {})
   until cursor == '0-0'
+  -- What was found to be lost when these were read, only that answer said: it is said again, rather twice than never.
+  lost = math.max(lost, read - acked - #events)
   if #events > 0 then again = 1 end
   if state == 'taken' then redis.pcall('XGROUP', 'DELCONSUMER', KEYS[1], sink, holder) end
 end
