@@ -38,7 +38,7 @@ func (s *session) message(f *protocol.Frame) {
 	m.Content = append(m.Content[:0], f.Content...) // the sender's: what a repetition is known by
 	head := protocol.MessageHead{ID: m.ID, From: m.From, To: f.To, Room: f.Room, Content: content, Ts: m.Ts, Ephemeral: f.Ephemeral}
 	if h.cfg.StampMeta {
-		head.Meta = s.entry.Meta
+		head.Meta = s.entry.MetaNow()
 	}
 	if own := s.stay.Address(); f.Copy && m.To != own {
 		c := messages.Get().(*router.Message)

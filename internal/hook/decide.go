@@ -92,9 +92,11 @@ type Decision struct {
 	Allow  *bool `json:"allow"`
 	Denial       // when it is false
 
+	// At register all of it, else what is merged into it.
+	Meta json.RawMessage `json:"meta"`
+
 	// At register. Numbers are as in a token, and so are the lists; docs/security.md.
 	User      *string         `json:"userId"`
-	Meta      json.RawMessage `json:"meta"`
 	Join      []string        `json:"join"`
 	Rooms     json.RawMessage `json:"rooms"`
 	Watch     json.RawMessage `json:"watch"`
