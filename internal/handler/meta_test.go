@@ -278,19 +278,15 @@ func TestADecisionBindsMetaWhileRedisIsAway(t *testing.T) {
 		n++
 		return fmt.Sprintf(`{"allow":true,"meta":{"n":%d}}`, n)
 	})
-	g := newGateway(t, r, b.patient, func(s *settings) { s.registry.Timeout = 300 * time.Millisecond })
+	g := newGateway(t, r, b.patient, func(s *settings) { s.registry.Timeout = patience }) // whoever waits for Redis waits long
 	alice := g.connect("alice")
 	if err := r.Pause(); err != nil {
 		t.Fatal(err)
 	}
-	began := time.Now()
 	for i := range 20 {
 		alice.say(fmt.Sprintf(`{"type":"message","id":"m%d","to":"bob","content":1,"ephemeral":true}`, i))
 	}
 	alice.wantAlive() // behind all of them
-	if d := time.Since(began); d > 10*time.Second {
-		t.Errorf("held for %v", d)
-	}
 	if got := g.metaHere("alice"); got != `{"n":20}` {
 		t.Errorf("here it is %s", got)
 	}
