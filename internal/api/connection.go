@@ -74,10 +74,15 @@ func (a *API) find(ctx context.Context, id protocol.ConnID) (*Connection, error)
 		return nil, err
 	}
 	if !ok {
-		p := refuse(CodeNotFound, "no living gateway holds this connection")
-		p.Missing = a.cfg.Registry.Dead()
-		return nil, p
+		return nil, a.lost()
 	}
 	c := connectionOf(u, &l)
 	return &c, nil
+}
+
+// lost is the answer where a connection isn't found.
+func (a *API) lost() *Problem {
+	p := refuse(CodeNotFound, "no living gateway holds this connection")
+	p.Missing = a.cfg.Registry.Dead()
+	return p
 }

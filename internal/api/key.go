@@ -46,7 +46,7 @@ var Scopes = []ScopeInfo{
 	{ScopeRooms, "Ask who is in a room."},
 	{ScopeHistory, "Read the messages of any user and any room."},
 	{ScopeStats, "Look at gateways and figures of the cluster."},
-	{ScopeControl, "End connections, move them, and steer gateways."},
+	{ScopeControl, "End connections, move them, say what is bound to them, and steer gateways."},
 	{ScopeTrace, "Trace what becomes of a user's messages, or of one: ids and outcomes, never contents."},
 	{ScopeRevoke, "Revoke tokens."},
 }

@@ -50,6 +50,7 @@ var operations = []*operation{
 	getPresence,
 	getUserConnections,
 	getConnection,
+	setMeta,
 	getRoomMembers,
 	getUserHistory,
 	getRoomHistory,

@@ -84,7 +84,7 @@ type Connection struct {
 	Gateway protocol.GatewayID `json:"gateway" doc:"Which gateway holds it." example:"a-k3v9x2mq"`
 	Device  protocol.DeviceID  `json:"device,omitempty" doc:"deviceId of its register."`
 	Class   protocol.ClassID   `json:"class,omitempty" doc:"deviceClass of its register."`
-	Meta    json.RawMessage    `json:"meta,omitempty" type:"object" doc:"What was bound to it at register."`
+	Meta    json.RawMessage    `json:"meta,omitempty" type:"object" doc:"What was bound to it at register, or set since."`
 	Since   int64              `json:"since" doc:"When it registered, ms since 1970." example:"1795305600000"`
 	Expiry  int64              `json:"expiry" doc:"Until when it counts without another sign of life, ms since 1970 by the clock of Redis." example:"1795305690000"`
 }

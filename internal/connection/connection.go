@@ -17,7 +17,7 @@ import (
 type Identity struct {
 	User   protocol.UserID
 	Device protocol.DeviceID
-	Meta   []byte // the JSON object given at register; nil: none
+	Meta   []byte // the JSON object that is bound to it; nil: none
 	Entry  any    // what the package that reads the frames keeps for it; not looked at here
 	Token  any    // the same, about the token that was shown; nil: none was
 }
@@ -100,8 +100,8 @@ func (c *Connection) RemoteAddr() string { return c.remote }
 // Since is when the connection was upgraded.
 func (c *Connection) Since() time.Time { return timeOf(c.since) }
 
-// Identify says who the connection belongs to. The reader calls it before Manager.Identify, and again only when the same user shows a
-// new token.
+// Identify says who the connection belongs to. It is called before Manager.Identify, and again only when the same user shows a new
+// token, or another meta is bound to it; by one goroutine at a time.
 func (c *Connection) Identify(id Identity) { c.identity.Store(&id) }
 
 // Identity is who the connection belongs to; false before Identify.

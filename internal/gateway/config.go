@@ -36,7 +36,7 @@ type Config struct {
 	ProxyProtocol  bool     `negatable:"" help:"Read the PROXY protocol (v1 and v2) on the public listener from trusted-proxies, which must send it with every connection."`
 	Origins        []string `zero:"same host only" placeholder:"ORIGIN" help:"Further origins whose pages may connect, each in full: https://chat.example.com."`
 	Compression    bool     `negatable:"" help:"Let clients compress what they send (permessage-deflate, without context takeover). What comes out is held to limits.frame-bytes. What they get is never compressed."`
-	StampMeta      bool     `negatable:"" help:"Put the meta that its sender's connection registered with on each message."`
+	StampMeta      bool     `negatable:"" help:"Put the meta of its sender's connection on each message."`
 
 	Auth      AuthConfig      `embed:"" prefix:"auth." group:"Tokens (the same on every gateway)"`
 	TLS       TLSConfig       `embed:"" prefix:"tls." group:"TLS on the public listener"`

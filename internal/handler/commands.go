@@ -30,6 +30,9 @@ func (h *Handler) Asked(ctx context.Context, a *router.Asked) bool {
 	case protocol.VerbLeave:
 		var q protocol.RoomsQuestion
 		answer(ctx, a, &q, func() any { return h.place(ctx, &q, (*session).takeOut) })
+	case protocol.VerbMeta:
+		var q protocol.MetaQuestion
+		answer(ctx, a, &q, func() any { return h.setMeta(ctx, &q) })
 	default:
 		return false
 	}

@@ -50,7 +50,7 @@ func (s *session) inquire(q hook.Question) *hook.Inquiry {
 	about := &hook.Inquiry{Question: q, Gateway: s.handler.cfg.Gateway, Conn: s.conn.ID()}
 	if s.registered || q != hook.AskRegister {
 		about.User, about.Device, about.Class = s.entry.User, s.entry.Device, s.entry.Class
-		about.Meta = []byte(s.entry.Meta)
+		about.Meta = []byte(s.entry.MetaNow())
 	}
 	if len(about.Meta) == 0 {
 		about.Meta = nil
@@ -156,7 +156,12 @@ func (s *session) welcome(id []byte, rooms []protocol.RoomResume) []protocol.Roo
 	if len(about.Rooms) == 0 {
 		return rooms
 	}
-	decision, err := s.ask(about, nil)
+	var meta string
+	decision, err := s.ask(about, func(d *hook.Decision) (err error) {
+		meta, err = s.merged(d)
+		return err
+	})
+	s.bind(meta)
 	let := make([]protocol.RoomResume, 0, len(rooms))
 	refused := make(map[hook.Denial][]protocol.RoomID)
 	for _, r := range rooms {
@@ -191,7 +196,14 @@ func (s *session) passed(f *protocol.Frame) ([]byte, bool) {
 	}
 	about := s.inquire(hook.AskMessage)
 	about.ID, about.To, about.Room, about.Content, about.Ephemeral = string(f.ID), string(f.To), string(f.Room), f.Content, f.Ephemeral
-	decision, err := s.ask(about, s.checkContent)
+	var meta string
+	decision, err := s.ask(about, func(d *hook.Decision) (err error) {
+		if err = s.checkContent(d); err == nil {
+			meta, err = s.merged(d)
+		}
+		return err
+	})
+	s.bind(meta)
 	switch {
 	case err != nil:
 		s.refuse(undecided.ReplyError(f.ID))

@@ -41,7 +41,7 @@ type Config struct {
 	Decider      *hook.Decider
 	AskedHeaders []string
 	Origins      Origins
-	// StampMeta puts the meta a connection registered with on its messages.
+	// StampMeta puts the meta of a connection on its messages.
 	StampMeta bool
 	// MessageEvents says that stored messages have events, which tell where they came in.
 	MessageEvents bool

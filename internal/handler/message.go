@@ -38,7 +38,7 @@ func (s *session) message(f *protocol.Frame) {
 	m.Content = append(m.Content[:0], f.Content...) // the sender's: what a repetition is known by
 	head := protocol.MessageHead{ID: m.ID, From: m.From, To: f.To, Room: f.Room, Content: content, Ts: m.Ts, Ephemeral: f.Ephemeral}
 	if h.cfg.StampMeta {
-		head.Meta = s.entry.Meta
+		head.Meta = s.entry.MetaNow()
 	}
 	if own := s.stay.Address(); f.Copy && m.To != own {
 		c := messages.Get().(*router.Message)
@@ -55,7 +55,7 @@ func (s *session) message(f *protocol.Frame) {
 	if h.cfg.MessageEvents && !m.Ephemeral {
 		m.Origin = protocol.AppendMessageOrigin(m.Origin[:0], &protocol.MessageOrigin{
 			ID: m.ID, From: m.From, To: f.To, Room: f.Room,
-			Gateway: h.cfg.Gateway, Conn: s.entry.Conn, Device: s.entry.Device, Meta: s.entry.Meta,
+			Gateway: h.cfg.Gateway, Conn: s.entry.Conn, Device: s.entry.Device, Meta: s.entry.MetaNow(),
 		})
 	}
 	m.Sender, m.Done = s.conn, h.answer

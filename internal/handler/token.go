@@ -163,8 +163,8 @@ func (s *session) renew(f *protocol.Frame) {
 // identify tells the connection who it belongs to, and until when.
 func (s *session) identify() {
 	identity := connection.Identity{User: s.entry.User, Device: s.entry.Device, Entry: s}
-	if s.entry.Meta != "" {
-		identity.Meta = []byte(s.entry.Meta)
+	if meta := s.entry.MetaNow(); meta != "" {
+		identity.Meta = []byte(meta)
 	}
 	if s.token != nil {
 		identity.Token = s.token

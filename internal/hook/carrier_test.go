@@ -338,7 +338,7 @@ func TestALossIsSaidUntilItIsHeard(t *testing.T) {
 		c := newCarrier(client, &cfg, &s, nil)
 		ask := func(gateway string, lease int, read string, acked uint64, acks ...any) carried {
 			t.Helper()
-			args := append([]any{"web", gateway, lease, 5, read, acked}, acks...)
+			args := append([]any{"web", gateway, lease, 5, read, acked, string(fromPresence)}, acks...)
 			v, err := c.script.Run(context.Background(), client, keys, args...).Result()
 			a, err := c.parse(c.hauls[w.layout.GroupIndex("u:user0")], v, err)
 			if err != nil {

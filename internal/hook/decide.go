@@ -92,9 +92,11 @@ type Decision struct {
 	Allow  *bool
 	Denial // when it is false
 
+	// At register all of it, else what is merged into it.
+	Meta json.RawMessage
+
 	// At register. Numbers are as in a token, and so are the lists; docs/security.md.
 	User      *string
-	Meta      json.RawMessage
 	Join      []string
 	Rooms     json.RawMessage
 	Watch     json.RawMessage
@@ -304,10 +306,7 @@ func isDown(status int) bool {
 // read takes an answer as strictly as a client's frame: names in exact case and each once, so that no two parsers read two decisions in it,
 // and no replacement for a broken character, which would make one user of two. It returns what is wrong, or "".
 func (d *Decision) read(answer []byte) (fault string) {
-	into := map[string]any{
-		"allow": &d.Allow, "code": &d.Code, "reason": &d.Reason, "retryAfterMs": &d.RetryAfterMs, "userId": &d.User, "meta": &d.Meta, "join": &d.Join,
-		"rooms": &d.Rooms, "watch": &d.Watch, "limits": &d.Limits, "expiresAt": &d.ExpiresAt, "deny": &d.Deny, "content": &d.Content,
-	}
+	into := d.names()
 	read := make(map[string]bool)
 	return protocol.ScanObject(answer, protocol.MaxDepth, func(name string, value []byte) string {
 		to := into[name]
@@ -322,6 +321,14 @@ func (d *Decision) read(answer []byte) (fault string) {
 		read[name] = true
 		return ""
 	})
+}
+
+// names are the fields as an answer has them.
+func (d *Decision) names() map[string]any {
+	return map[string]any{
+		"allow": &d.Allow, "code": &d.Code, "reason": &d.Reason, "retryAfterMs": &d.RetryAfterMs, "userId": &d.User, "meta": &d.Meta, "join": &d.Join,
+		"rooms": &d.Rooms, "watch": &d.Watch, "limits": &d.Limits, "expiresAt": &d.ExpiresAt, "deny": &d.Deny, "content": &d.Content,
+	}
 }
 
 // wrongAnswer says what is wrong with an answer that came in time.

@@ -3,7 +3,6 @@
 package hook
 
 import (
-	"bytes"
 	"encoding/json"
 	"os"
 	"regexp"
@@ -27,7 +26,7 @@ func TestTheExamplesOfHooksAreTrue(t *testing.T) {
 	register.User, register.Meta, register.Claimed, register.Address, register.Headers = "", json.RawMessage(`{"tab":1}`), "alice", "192.0.2.7", map[string]string{"cookie": "session=7"}
 	join.Rooms = []string{"lobby", "staff"}
 	message.ID, message.Room, message.Content = "m1", "lobby", json.RawMessage(`{"text":"hello"}`)
-	questions := []*Inquiry{nil, register, nil, join, nil, message, nil} // nil: an answer
+	questions := []*Inquiry{nil, register, nil, join, nil, message, nil, nil} // nil: an answer
 	examples := regexp.MustCompile("(?ms)^```json\n(.*?)\n```").FindAllSubmatch(text, -1)
 	if len(examples) != len(questions) {
 		t.Fatalf("%d examples, want %d", len(examples), len(questions))
@@ -36,10 +35,17 @@ func TestTheExamplesOfHooksAreTrue(t *testing.T) {
 	for i, q := range questions {
 		if q == nil {
 			var d Decision
-			strict := json.NewDecoder(bytes.NewReader(examples[i][1]))
-			strict.DisallowUnknownFields()
-			if err := strict.Decode(&d); err != nil || d.Allow == nil {
-				t.Fatalf("%s: %v", examples[i][1], err)
+			if fault := d.read(examples[i][1]); fault != "" || d.Allow == nil {
+				t.Fatalf("%s: %s", examples[i][1], fault)
+			}
+			var said map[string]json.RawMessage
+			if err := json.Unmarshal(examples[i][1], &said); err != nil {
+				t.Fatal(err)
+			}
+			for name := range said {
+				if d.names()[name] == nil {
+					t.Errorf("%s: nobody reads %s", examples[i][1], name)
+				}
 			}
 			answers = append(answers, d)
 		} else if body, err := json.Marshal(q); err != nil || string(body) != string(examples[i][1]) {
@@ -56,6 +62,9 @@ func TestTheExamplesOfHooksAreTrue(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 	if d := answers[3]; !d.Changes() {
+		t.Errorf("%+v", d)
+	}
+	if d := answers[4]; string(d.Meta) != `{"language":"en","warned":null}` {
 		t.Errorf("%+v", d)
 	}
 }

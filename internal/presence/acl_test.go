@@ -97,6 +97,9 @@ func TestTheDocumentedACLCarriesARegistry(t *testing.T) {
 		a.exit("alice", "r:lobby")
 		f.wantMembers("r:lobby", "alice", "bob")
 		bob, carol := b.connect("bob", ""), a.connect("carol", "")
+		if err := <-b.registry.SetMeta(bob, `{"a":1}`); err != nil {
+			t.Error(err)
+		}
 		f.wantAt("bob", bob)
 		b.stop()
 		f.eventually(func() error { return f.reaped(b) })

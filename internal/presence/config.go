@@ -133,6 +133,9 @@ var ErrUnavailable = errors.New("presence: redis unavailable")
 // what was looked for: until the quiet time is over the gateways tell it again.
 var ErrUnsure = errors.New("presence: redis may have forgotten it")
 
+// ErrEnding says that a connection was told to go, or taken away with its gateway.
+var ErrEnding = errors.New("presence: the connection is about to end")
+
 // ErrReplaced says that a newer connection of the same device, or class of devices,
 // registered while this one was away.
 var ErrReplaced = errors.New("presence: replaced by a newer connection")

@@ -235,6 +235,11 @@ func TestEveryScriptRunsTwiceSafely(t *testing.T) {
 		tablet := b.connect("alice", "tablet") // and pushes out the desktop
 		lost := a.connect("bob", "")
 		reg.refreshSome(ctx, g, []*Entry{desktop, phone})
+		for _, meta := range []string{`{"a":1}`, `{"a":2}`} {
+			if err := <-b.registry.SetMeta(tablet, meta); err != nil {
+				t.Error(err)
+			}
+		}
 		if n, err := reg.Kick(ctx, "alice", again.Conn, protocol.CloseKicked, "kicked", "ops"); n.Marked != 1 || err != nil {
 			t.Errorf("the kick marked %+v, %v", n, err)
 		}

@@ -90,7 +90,7 @@ func (r *Registry) reapSome(ctx context.Context, g *group, gw protocol.GatewayID
 			continue
 		}
 		keys = append(keys, userKeys(user)...)
-		args = append(args, fields[i], fence, string(user), r.cfg.Lost.Cause, "", r.cfg.Lost.Kind, r.cfg.Lost.Code)
+		args = append(args, fields[i], fence, string(user), r.cfg.Lost.Cause, "", r.cfg.Lost.Kind, r.cfg.Lost.Code, "")
 	}
 	for rest := held; len(rest) > 0; {
 		if rest, ok = r.reapHolds(ctx, g, gw, rest); !ok || ctx.Err() != nil {

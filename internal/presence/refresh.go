@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"chatgate/internal/keyspace"
 	"chatgate/internal/protocol"
@@ -101,22 +102,11 @@ func (r *Registry) flushRefreshes(ctx context.Context) {
 // refreshSome reports whether Redis answered. What it didn't take is dropped:
 // the next heartbeat asks again, long before the entry's TTL.
 func (r *Registry) refreshSome(ctx context.Context, g *group, b []*Entry) bool {
-	keys := make([]string, 1, 1+2*len(b))
-	keys[0] = keyspace.Tombstones(g.name)
-	args := make([]any, 2, 2+2*len(b))
-	args[0], args[1] = string(r.cfg.Gateway), r.cfg.TTL.Milliseconds()
 	for _, e := range b {
 		e.queued.Store(false)
-		keys = append(keys, keyspace.Conns(e.User), keyspace.Log(protocol.UserAddress(e.User)))
-		args = append(args, string(e.Conn), e.Fence())
 	}
-	v, err := r.run(ctx, r.refresh, keys, args)
+	lines, err := r.askAbout(ctx, g, b, r.cfg.TTL)
 	if err != nil {
-		return false
-	}
-	lines := strings.Split(fmt.Sprint(v), "\n")
-	if len(lines) != len(b) {
-		r.calls.failed.Add(1)
 		return false
 	}
 	r.calls.refreshed.Add(uint64(len(b)))
@@ -124,6 +114,29 @@ func (r *Registry) refreshSome(ctx context.Context, g *group, b []*Entry) bool {
 		r.judge(e, lines[i])
 	}
 	return true
+}
+
+// askAbout tells Redis of entries what may have changed of them, and returns a line about each. They count for ttl
+// from now on; 0: as long as they do.
+func (r *Registry) askAbout(ctx context.Context, g *group, b []*Entry, ttl time.Duration) ([]string, error) {
+	keys := make([]string, 2, 2+2*len(b))
+	keys[0], keys[1] = keyspace.Tombstones(g.name), keyspace.Own(g.name, r.cfg.Gateway)
+	args := make([]any, 2, 2+2*len(b))
+	args[0], args[1] = string(r.cfg.Gateway), ttl.Milliseconds()
+	for _, e := range b {
+		keys = append(keys, keyspace.Conns(e.User), keyspace.Log(protocol.UserAddress(e.User)))
+		args = append(args, string(e.Conn), e.fenceAndMeta())
+	}
+	v, err := r.run(ctx, r.refresh, keys, args)
+	if err != nil {
+		return nil, err
+	}
+	lines := strings.Split(fmt.Sprint(v), "\n")
+	if len(lines) != len(b) {
+		r.calls.failed.Add(1)
+		return nil, fmt.Errorf("%w: refresh answered %d lines for %d", ErrUnavailable, len(lines), len(b))
+	}
+	return lines, nil
 }
 
 // judge acts on the registry's answer about one entry.

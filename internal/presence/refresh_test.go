@@ -172,7 +172,7 @@ func TestRefreshesAreCollected(t *testing.T) {
 			}
 			return nil
 		})
-		if calls := counter.calls(a.registry.refresh); len(calls) != 3 || slices.Max(calls) > 3+1+2+4*256 {
+		if calls := counter.calls(a.registry.refresh); len(calls) != 3 || slices.Max(calls) > 3+2+2+4*256 {
 			t.Errorf("refreshed by calls with %v arguments", calls)
 		}
 	})

@@ -61,6 +61,7 @@ type group struct {
 	registers batch[*registration]
 	removes   batch[*departure]
 	holdings  batch[*holding]
+	metas     batch[*rebinding]
 	holds     holds
 	refreshes refreshQueue
 
@@ -101,13 +102,14 @@ type Entry struct {
 	User   protocol.UserID
 	Device protocol.DeviceID // may be empty
 	Class  protocol.ClassID  // may be empty
-	Meta   string            // JSON object, may be empty
+	Meta   string            // JSON object that it registered with, may be empty; MetaNow is what it has now
 	Since  int64             // ms since 1970
 
 	fence  atomic.Uint64
 	life   atomic.Uint32 // entryNew, entryHeld, entryReaped, entryGone: only ever upwards
 	queued atomic.Bool   // waiting in the refresh queue
 	end    atomic.Pointer[End]
+	meta   atomic.Pointer[meta] // set since it registered; nil: none
 }
 
 // End is what the disconnect event of a connection says of its end.
@@ -168,6 +170,7 @@ func New(client redis.UniversalClient, cfg Config) *Registry {
 		g.registers = batch[*registration]{max: 64, work: func(b []*registration) { r.runRegisters(g, b) }, running: &r.running}
 		g.removes = batch[*departure]{max: 128, work: func(b []*departure) { r.runRemoves(g, b) }, running: &r.running}
 		g.holdings = batch[*holding]{max: 128, work: func(b []*holding) { r.runHoldings(g, b) }, running: &r.running}
+		g.metas = batch[*rebinding]{max: 64, work: func(b []*rebinding) { r.runMetas(g, b) }, running: &r.running}
 		r.groups = append(r.groups, g)
 	}
 	return r
@@ -243,8 +246,9 @@ func (r *Registry) runRegisters(g *group, b []*registration) {
 		}
 		keys = append(keys, keyspace.Conns(e.User), keyspace.Holders(a), keyspace.State(e.User),
 			keyspace.Holders(protocol.WatchAddress(e.User)), keyspace.Log(a), keyspace.Stream(a))
-		args = append(args, string(e.Conn), string(e.User), string(e.Device), e.Meta, e.Since,
-			r.most.Load(), fence, string(e.Class), r.cfg.Classes[e.Class])
+		meta, number := e.metaNow()
+		args = append(args, string(e.Conn), string(e.User), string(e.Device), meta, e.Since,
+			r.most.Load(), fence, string(e.Class), r.cfg.Classes[e.Class], number)
 	}
 	v, err := r.run(context.Background(), r.register, keys, args)
 	var lines []string
@@ -351,7 +355,12 @@ func (r *Registry) runRemoves(g *group, b []*departure) {
 			fence = strconv.FormatUint(f, 10)
 		}
 		keys = append(keys, userKeys(e.User)...)
-		args = append(args, string(e.Conn), fence, string(e.User), d.end.Cause, "", d.end.Kind, d.end.Code)
+		// Its last meta may not have reached Redis yet.
+		text, number := e.metaNow()
+		if number == 0 {
+			text = ""
+		}
+		args = append(args, string(e.Conn), fence, string(e.User), d.end.Cause, "", d.end.Kind, d.end.Code, text)
 	}
 	if _, err := r.run(context.Background(), r.remove, keys, args); err != nil {
 		r.retryRemoves(g, b)

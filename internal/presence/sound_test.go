@@ -100,7 +100,7 @@ func readKey(ctx context.Context, c redis.Cmdable, key string) (map[string]strin
 // problems checks what must hold whenever no script runs and none of a living gateway's removals waits:
 //
 //   - a user's holders are exactly the gateways of his conns, each with as many as it has there;
-//   - a gateway's own index is exactly its entries in all conns, with the same fence and user;
+//   - a gateway's own index is exactly its entries in all conns, with the same fence, user and meta;
 //   - a user with conns is online; without, offline, or his grace runs;
 //   - fences of a user differ;
 //   - the holders of a room or a watch are exactly the gateways whose own index has it, and for a running one those where it has members;
@@ -116,6 +116,7 @@ func (f *fleet) problems() []string {
 	holders := make(map[string]map[string]int) // user -> gateway -> connections, as conns have it
 	owned := make(map[string]string)           // own key + connection -> "fence user", as conns have it
 	local := make(map[string]int)              // gateway -> connections
+	metas := make(map[string]string)           // connection -> meta, as conns have it
 	for key, fields := range d {
 		user, ok := addressOf(key, "c", "u:")
 		if !ok {
@@ -136,6 +137,7 @@ func (f *fleet) problems() []string {
 			holders[user][string(l.Gateway)]++
 			local[string(l.Gateway)]++
 			owned[keyspace.Own(g, l.Gateway)+" "+conn] = fmt.Sprintf("%d %s", l.Fence, user)
+			metas[conn] = l.Meta
 		}
 	}
 	for key, fields := range d {
@@ -173,6 +175,9 @@ func (f *fleet) problems() []string {
 					complain("%s has %s as %q, conns as %q", key, conn, fence+" "+user, want)
 				}
 				delete(owned, key+" "+conn)
+				if f := strings.Split(s, "\x1f"); len(f) != 5 && len(f) != 6 || f[4] != metas[conn] {
+					complain("%s has %s as %q, conns have the meta %q", key, conn, s, metas[conn])
+				}
 			}
 		}
 		if user, ok := addressOf(key, "o", "u:"); ok {
@@ -225,7 +230,7 @@ func (f *fleet) problems() []string {
 		}
 		for _, e := range entries {
 			l, marked, ok := parseEntry(d[keyspace.Conns(e.User)][string(e.Conn)])
-			if !ok || l.Gateway != g.id || l.Fence != e.Fence() || l.Device != e.Device || l.Meta != e.Meta || l.Since != e.Since {
+			if !ok || l.Gateway != g.id || l.Fence != e.Fence() || l.Device != e.Device || l.Meta != e.MetaNow() || l.Since != e.Since {
 				complain("%s holds %s with fence %d, the registry has %+v (marked: %t)", g.id, e.Conn, e.Fence(), l, marked)
 			}
 		}

@@ -20,6 +20,7 @@ const (
 	VerbConnection Verb = "connection" // ConnectionQuestion -> ConnectionDetails
 	VerbJoin       Verb = "join"       // RoomsQuestion -> RoomsOutcome
 	VerbLeave      Verb = "leave"      // RoomsQuestion -> RoomsOutcome
+	VerbMeta       Verb = "meta"       // MetaQuestion -> MetaOutcome
 	VerbDrain      Verb = "drain"      // LoadQuestion -> Load
 	VerbResume     Verb = "resume"     // LoadQuestion -> Load
 	VerbLoad       Verb = "load"       // LoadQuestion -> Load
@@ -170,6 +171,32 @@ const (
 	RoomUnavailable RoomOutcome = "unavailable" // Redis did not answer: nothing changed
 	RoomGone        RoomOutcome = "gone"        // the connection ended
 	RoomBusy        RoomOutcome = "busy"        // it was not the connection's turn in time: nothing changed
+)
+
+// MetaQuestion asks for something to be merged into the meta of a connection.
+type MetaQuestion struct {
+	Conn  ConnID `json:"connId"`
+	Patch string `json:"patch"` // RFC 7396; a text, so that its bytes stay as they are
+}
+
+// MetaOutcome says what became of it.
+type MetaOutcome struct {
+	Result  MetaResult `json:"result"`
+	Meta    string     `json:"meta,omitempty"`    // MetaSet and MetaUnsure: what it is now
+	Code    ErrorCode  `json:"code,omitempty"`    // MetaRefused
+	Message string     `json:"message,omitempty"` // MetaRefused
+}
+
+// MetaResult is what became of a meta.
+type MetaResult string
+
+// The results.
+const (
+	MetaSet     MetaResult = "set"     // and the registry has it
+	MetaUnsure  MetaResult = "unsure"  // it counts, and the registry will have it when Redis answers
+	MetaRefused MetaResult = "refused" // it can't be merged, or would be too large
+	MetaGone    MetaResult = "gone"    // the connection ended, or was told to go
+	MetaBusy    MetaResult = "busy"    // it was not the connection's turn in time: nothing changed
 )
 
 // LoadQuestion is about how many connections a gateway has. Its fields are for

@@ -9,7 +9,8 @@
 --       then for each connection: id, user, device, meta, since ms,
 --       limit of connections for the user (0: none), fence ('' for a new one;
 --       given when a connection that the registry lost registers again), class,
---       limit of connections of the class for the user (0: none)
+--       limit of connections of the class for the user (0: none), which meta it is since it
+--       registered first (0: that of then)
 -- Returns one line for each connection, joined by LF:
 --   "o fence epoch top first"  entered; first is the oldest offset kept
 --   "m code reason by"         refused: while it was away, a newer connection
@@ -104,9 +105,9 @@ end
 local function register(k, a)
   local connsKey, holdersKey, stateKey, watchKey, logKey, streamKey =
     KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], KEYS[k + 4], KEYS[k + 5]
-  local id, user, device, meta, since, limit, fence, class, places =
+  local id, user, device, meta, since, limit, fence, class, places, number =
     ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], tonumber(ARGV[a + 5]), ARGV[a + 6],
-    ARGV[a + 7], tonumber(ARGV[a + 8])
+    ARGV[a + 7], tonumber(ARGV[a + 8]), ARGV[a + 9]
 
   local all = redis.call('HGETALL', connsKey)
   local others, highest, mine = {}, 0, nil
@@ -118,6 +119,7 @@ local function register(k, a)
   end
   if mine then
     if mine.mark ~= '' then return 'm ' .. mine.mark end
+    if rebind(KEYS[3], id, mine, number, meta) then redis.call('HSET', connsKey, id, formatEntry(mine)) end
     return 'o ' .. mine.fence .. ' ' .. position(logKey, streamKey)
   end
 
@@ -146,7 +148,7 @@ local function register(k, a)
   redis.call('HSET', connsKey, id, formatEntry({
     fence = fence, expiry = now + ttl, gw = gw, mark = '', since = since, device = device, class = class, meta = meta }))
   redis.call('HINCRBY', holdersKey, gw, 1)
-  redis.call('HSET', KEYS[3], id, fence .. SEP .. user .. SEP .. since .. SEP .. device .. SEP .. meta)
+  redis.call('HSET', KEYS[3], id, fence .. SEP .. user .. SEP .. since .. SEP .. device .. SEP .. meta .. (number ~= '0' and SEP .. number or ''))
   if not again then
     emit(ctx, 'type', 'connect', 'user', user, 'conn', id, 'gateway', gw, 'device', device, 'meta', meta,
       'since', since, 'fence', fence, 'ms', int(now))
@@ -163,6 +165,6 @@ redis.call('ZADD', KEYS[1], 'GT', int(now + tonumber(ARGV[8])), gw)
 local k, a = 7, 10
 while ARGV[a] do
   out[#out + 1] = register(k, a)
-  k, a = k + 6, a + 9
+  k, a = k + 6, a + 10
 end
 return table.concat(out, '\n')

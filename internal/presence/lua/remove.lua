@@ -9,7 +9,7 @@
 --         that must have passed
 --       then for each connection: id, fence ('' for whatever own says), user,
 --       cause, how long it lived in ms ('' to take it from since), kind and code of
---       the end (0: none)
+--       the end (0: none), its meta ('' for what the entry says)
 -- Returns "removed left" where left is how many the gateway still owns in this
 --   group, or "alive" when reaping was asked and the gateway may not be judged.
 -- Atomic: entry, holders, own index, grace, offline and events.
@@ -36,8 +36,8 @@ end
 local removed = 0
 local function remove(k, a)
   local connsKey, holdersKey, stateKey, watchKey = KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3]
-  local id, fence, user, cause, dur, kind, code =
-    ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], ARGV[a + 5], ARGV[a + 6]
+  local id, fence, user, cause, dur, kind, code, meta =
+    ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], ARGV[a + 5], ARGV[a + 6], ARGV[a + 7]
   local owned = redis.call('HGET', KEYS[3], id)
   local v = redis.call('HGET', connsKey, id)
   local e = v and parseEntry(v)
@@ -49,7 +49,7 @@ local function remove(k, a)
   redis.call('HDEL', connsKey, id)
   if redis.call('HINCRBY', holdersKey, gw, -1) <= 0 then redis.call('HDEL', holdersKey, gw) end
   if dur == '' then dur = int(math.max(0, now - tonumber(e.since))) end
-  emit(ctx, 'type', 'disconnect', 'user', user, 'conn', id, 'gateway', gw, 'device', e.device, 'meta', e.meta,
+  emit(ctx, 'type', 'disconnect', 'user', user, 'conn', id, 'gateway', gw, 'device', e.device, 'meta', meta ~= '' and meta or e.meta,
     'since', e.since, 'fence', e.fence, 'cause', cause, 'kind', kind, 'code', code, 'mark', string.match(e.mark, '^[^\30]*'), 'dur', dur, 'ms', int(now))
   if redis.call('HLEN', connsKey) == 0 then
     if grace > 0 then
@@ -61,7 +61,7 @@ local function remove(k, a)
 end
 
 local k = 9
-for a = 7, #ARGV, 7 do
+for a = 7, #ARGV, 8 do
   remove(k, a)
   k = k + 4
 end
