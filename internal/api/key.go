@@ -151,10 +151,17 @@ var nobody = &key{name: "none"}
 
 func (k *key) may(s Scope) bool { return k == nobody || slices.Contains(k.scopes, s) }
 
-// SetKeys replaces all keys; calls that are under way go on. The error says what is wrong with an entry, and then all stays as it was.
+// SetKeys replaces all keys; calls that are under way go on, and what a key has used of its rate stays used while the rate is the same. The
+// error says what is wrong with an entry, and then all stays as it was. One goroutine at a time calls it.
 func (a *API) SetKeys(list []Key) error {
 	if err := ValidateKeys(list); err != nil {
 		return err
+	}
+	limiters := make(map[[sha256.Size]byte]*rate.Limiter)
+	if before := a.keys.Load(); before != nil {
+		for _, k := range *before {
+			limiters[k.sum] = k.limiter
+		}
 	}
 	keys := make([]*key, 0, len(list))
 	for i := range list {
@@ -164,7 +171,9 @@ func (a *API) SetKeys(list []Key) error {
 			k.scopes = append(k.scopes, Scope(s))
 		}
 		if n := list[i].Rate; n > 0 {
-			k.limiter = rate.NewLimiter(rate.Limit(n), n)
+			if k.limiter = limiters[k.sum]; k.limiter == nil || k.limiter.Burst() != n {
+				k.limiter = rate.NewLimiter(rate.Limit(n), n)
+			}
 		}
 		keys = append(keys, k)
 	}

@@ -375,6 +375,36 @@ func TestAKeyMayCallSoOften(t *testing.T) {
 	}
 }
 
+// A reload gives nobody the calls again that he has made, whatever else it changes. A key with another rate begins anew.
+func TestARateOutlivesAReload(t *testing.T) {
+	secret, hash := NewKey()
+	_, other := NewKey()
+	list := func(name string, rate int) []Key {
+		return []Key{{Name: "other", Hash: other, Scopes: []string{"send"}, Rate: 1}, {Name: name, Hash: hash, Scopes: []string{"send"}, Rate: rate}}
+	}
+	a := edge(t, func(c *Config) { c.Keys = list("a", 2)[1:] })
+	began, passed := time.Now(), 0
+	for i := range 100 {
+		if w := ask(a, "GET", Base+"/nothing", secret, ""); w.Code == 404 {
+			passed++
+		}
+		if err := a.SetKeys(list(fmt.Sprint("a", i), 2)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if most := 2 + int(2*time.Since(began).Seconds()) + 1; passed < 2 || passed > most {
+		t.Errorf("%d calls passed, want 2 to %d", passed, most)
+	}
+	if err := a.SetKeys(list("a", 3)); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if w := ask(a, "GET", Base+"/nothing", secret, ""); w.Code != 404 {
+			t.Errorf("%d with a new rate", w.Code)
+		}
+	}
+}
+
 // More calls at a time than may be are refused, and say when to come again.
 func TestTooManyCallsAtATimeAreRefused(t *testing.T) {
 	server, secret := listening(t, func(c *Config) { c.MostCalls, c.BodyTime = 1, 20*time.Second })

@@ -16,22 +16,16 @@ import (
 // deflated is a text as a client sends it compressed (RFC 7692 §7.2.1): without the four bytes at the end of a flush.
 func deflated(t *testing.T, s string) string {
 	t.Helper()
-	var b bytes.Buffer
-	w, err := flate.NewWriter(&b, flate.BestCompression)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Write([]byte(s)); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	return strings.TrimSuffix(b.String(), "\x00\x00\xff\xff")
+	return strings.TrimSuffix(deflate(t, s, (*flate.Writer).Flush), "\x00\x00\xff\xff")
 }
 
 // final is a text compressed with a last block of its own (BFINAL).
 func final(t *testing.T, s string) string {
+	t.Helper()
+	return deflate(t, s, (*flate.Writer).Close)
+}
+
+func deflate(t *testing.T, s string, end func(*flate.Writer) error) string {
 	t.Helper()
 	var b bytes.Buffer
 	w, err := flate.NewWriter(&b, flate.BestCompression)
@@ -41,7 +35,7 @@ func final(t *testing.T, s string) string {
 	if _, err := w.Write([]byte(s)); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Close(); err != nil {
+	if err := end(w); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()

@@ -85,7 +85,7 @@ func (c Config) takeOver(from Config) (next Config, changed, restart []string) {
 	for i, s := range into {
 		value := with[i].value()
 		switch {
-		case reflect.DeepEqual(s.value().Interface(), value.Interface()):
+		case same(s.value(), value):
 		case s.Reloads() && c.reloads(s.Name, from):
 			s.value().Set(value)
 			changed = append(changed, s.Name)
@@ -94,17 +94,25 @@ func (c Config) takeOver(from Config) (next Config, changed, restart []string) {
 		}
 	}
 	switch before, now := c.API.Keys, from.API.Keys; {
-	case reflect.DeepEqual(before, now):
+	case same(reflect.ValueOf(before), reflect.ValueOf(now)):
 	case len(now) > 0:
 		next.API.Keys = now
 		changed = append(changed, keysName)
 	default:
 		restart = append(restart, keysName) // without any the API might be open
 	}
-	if !reflect.DeepEqual(c.Events.Sinks, from.Events.Sinks) {
+	if !same(reflect.ValueOf(c.Events.Sinks), reflect.ValueOf(from.Events.Sinks)) {
 		restart = append(restart, sinksName)
 	}
 	return next, changed, restart
+}
+
+// same reports whether two settings mean the same: a list that is empty, and one that is not there, do.
+func same(a, b reflect.Value) bool {
+	if a.Kind() == reflect.Slice && a.Len()+b.Len() == 0 {
+		return true
+	}
+	return reflect.DeepEqual(a.Interface(), b.Interface())
 }
 
 // reloads reports whether a setting can be taken over as things are: what is not there at all, TLS or tokens, isn't begun by a reload, and

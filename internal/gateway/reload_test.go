@@ -40,6 +40,16 @@ func TestAReloadTakesOverWhatIsMarked(t *testing.T) {
 		t.Errorf("without keys %v are taken over, and %v need a restart", changed, restart)
 	}
 
+	// A list without anything in it is the same as none.
+	none, empty := next, next
+	none.API.Keys, none.Events.Sinks, none.Auth.Keys, none.TrustedProxies = nil, nil, nil, nil
+	empty.API.Keys, empty.Events.Sinks, empty.Auth.Keys, empty.TrustedProxies = []api.Key{}, []hook.SinkConfig{}, []string{}, []string{}
+	for name, pair := range map[string][2]Config{"emptied": {none, empty}, "taken out": {empty, none}} {
+		if _, changed, restart := pair[0].takeOver(pair[1]); len(changed)+len(restart) > 0 {
+			t.Errorf("%s: %v changed, and %v need a restart", name, changed, restart)
+		}
+	}
+
 	// What is off isn't begun by a reload, nor ended.
 	for name, pair := range map[string][2]Config{"begun": {DefaultConfig(), old}, "ended": {old, DefaultConfig()}} {
 		if _, changed, _ := pair[0].takeOver(pair[1]); len(changed) > 0 {

@@ -13,6 +13,7 @@ import (
 // Of three gateways one is killed and one stands still. From the first moment on no call to the third waits for them; and from the end of
 // their leases until they are cleaned up after, each answer names both, and counts nothing of what they held.
 func TestADeadGatewayIsNamedByEveryAnswerAndDelaysNone(t *testing.T) {
+	t.Parallel()
 	eachAPIKind(t, func(t *testing.T, r *Redis) {
 		// Nobody is cleaned up after while this looks.
 		flags := []string{"--cluster.reap-after=1m"}
@@ -108,6 +109,7 @@ func TestADeadGatewayIsNamedByEveryAnswerAndDelaysNone(t *testing.T) {
 
 // What was cleaned up after is missing no more.
 func TestWhoIsCleanedUpAfterIsNotMissing(t *testing.T) {
+	t.Parallel()
 	r := Shared(t, Standalone)
 	flags := []string{"--cluster.reap-after=1s"}
 	a := StartGateway(t, r, Options{Name: "a", Flags: flags})

@@ -75,6 +75,7 @@ func alike(at string, got, want any) error {
 // Every call of the document, with the real curl as it stands in docs/api.md, in the order of the page, gets the answer that stands there; and
 // there is no call of the OpenAPI document without one.
 func TestTheExamplesOfTheAPIAreAnsweredAsTheDocsSay(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Fatal(err)
 	}

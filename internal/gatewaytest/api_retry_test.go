@@ -31,6 +31,7 @@ func leaveCall(t *testing.T, g *Gateway, body string) net.Conn {
 // A backend has sent and never gets the answer: the gateway it asked is killed. It asks another one with the same key:
 // users and the room have the message once, and the answer is the one that was lost. Another content under the key is still a conflict.
 func TestALostAnswerComesAgainFromAnotherGateway(t *testing.T) {
+	t.Parallel()
 	eachAPIKind(t, func(t *testing.T, r *Redis) {
 		a := StartGateway(t, r, Options{Name: "a"})
 		b := StartGateway(t, r, Options{Name: "b"})
@@ -77,6 +78,7 @@ func TestALostAnswerComesAgainFromAnotherGateway(t *testing.T) {
 
 // The gateway is killed anywhere in a call for many receivers. The same call to another gateway completes it: each has it once.
 func TestACallThatDiedHalfwayIsCompletedElsewhere(t *testing.T) {
+	t.Parallel()
 	r := Shared(t, Standalone)
 	a := StartGateway(t, r, Options{Name: "a"})
 	b := StartGateway(t, r, Options{Name: "b"})

@@ -132,6 +132,7 @@ func eachAPIKind(t *testing.T, run func(t *testing.T, r *Redis)) {
 // A backend speaks to the gateway it happens to reach, and all that clients do anywhere is there: it sends to users, rooms and everyone,
 // asks who is where, and reads what was said.
 func TestABackendReachesTheWholeClusterThroughAnyGateway(t *testing.T) {
+	t.Parallel()
 	eachAPIKind(t, func(t *testing.T, r *Redis) {
 		a := StartGateway(t, r, Options{Name: "a"})
 		b := StartGateway(t, r, Options{Name: "b"})
@@ -256,6 +257,7 @@ func TestAnyNameStandsInAPath(t *testing.T) {
 // Many at once repeat one call, on two gateways: every one gets the same answer, and each receiver has it once. The key with another
 // content is a conflict, told for each receiver that has it under this key; the others get the new one.
 func TestAnIdempotencyKeyStoresOnceInTheWholeCluster(t *testing.T) {
+	t.Parallel()
 	eachAPIKind(t, func(t *testing.T, r *Redis) {
 		gateways := []*Gateway{StartGateway(t, r, Options{Name: "a"}), StartGateway(t, r, Options{Name: "b"})}
 		const repeats = 24
@@ -302,6 +304,7 @@ func TestAnIdempotencyKeyStoresOnceInTheWholeCluster(t *testing.T) {
 
 // A call for a thousand receivers is one message for each, told one by one.
 func TestAThousandReceiversInOneCall(t *testing.T) {
+	t.Parallel()
 	eachAPIKind(t, func(t *testing.T, r *Redis) {
 		g := StartGateway(t, r, Options{Name: "a"})
 		names := make([]string, 1000)
@@ -318,7 +321,9 @@ func TestAThousandReceiversInOneCall(t *testing.T) {
 					Offset     int
 				}
 			}
-			if err := json.Unmarshal(callAPI(t, g, 200, "POST", "/messages", body).Body, &answer); err != nil || len(answer.Results) != len(names) {
+			// On a busy machine Redis may be found not to answer in the middle of it.
+			whole := untilAPI(t, g, 4*Deadline, "POST", "/messages", body, func(a Answered) bool { return a.Status == 200 })
+			if err := json.Unmarshal(whole.Body, &answer); err != nil || len(answer.Results) != len(names) {
 				t.Fatalf("%d results, %v", len(answer.Results), err)
 			}
 			for i, r := range answer.Results {
@@ -339,6 +344,7 @@ func TestAThousandReceiversInOneCall(t *testing.T) {
 
 // Redis stands still: each call says so within its usual deadlines, sending certainly didn't happen or is unknown, and all is well when it is back.
 func TestTheAPISaysThatRedisIsAway(t *testing.T) {
+	t.Parallel()
 	r := Shared(t, Standalone)
 	g := StartGateway(t, r, Options{})
 	calls := []string{
@@ -401,6 +407,7 @@ func keyed(t *testing.T, scopes ...string) (file string, keys []string) {
 // Beyond loopback there is no API without keys; with the keys that the command makes each does what its scopes say, from anywhere. What
 // calls there were is in the metrics, and no key in the log.
 func TestBeyondThisMachineTheAPINeedsKeys(t *testing.T) {
+	t.Parallel()
 	r := Shared(t, Embedded)
 	everywhere := []string{"--internal-listen=0.0.0.0:" + fmt.Sprint(FreePort(t)), "--log.level=debug"}
 	here := func(g *Gateway) *Gateway {
@@ -458,6 +465,7 @@ func TestBeyondThisMachineTheAPINeedsKeys(t *testing.T) {
 
 // A key that leaked is replaced while the gateway runs, and a file that lost all keys opens nothing.
 func TestKeysAreReplacedByAReload(t *testing.T) {
+	t.Parallel()
 	oldFile, oldKey := keyed(t, "stats")
 	newFile, newKey := keyed(t, "stats")
 	settings := func(file string) string {

@@ -113,6 +113,7 @@ func TestBadCallsAreAnsweredAndHurtNobodyElse(t *testing.T) {
 
 // 400 callers begin a body and stop there. Others are served meanwhile, and in the end all 400 are told, and gone.
 func TestHalfABodyHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
 	g := StartGateway(t, Shared(t, Standalone), Options{})
 	n := &neighbours{alice: Connect(t, g.WS(), "alice"), bob: Connect(t, g.WS(), "bob")}
 	began := time.Now()

@@ -117,8 +117,10 @@ func wantNoCommands(t testing.TB, r *Redis, g *Gateway) {
 // A backend puts a thousand messages for alice into the stream. In the middle of that one of three gateways is killed with commands in hand. The others
 // take these over: alice gets every message once, each is answered once, and nothing is left.
 func TestCommandsOfAKilledGatewayAreEachDoneOnce(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []Kind{Embedded, Standalone, Cluster} {
 		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
 			r := Shared(t, kind)
 			a, b := StartGateway(t, r, Options{Name: "a", Flags: takesCommands}), StartGateway(t, r, Options{Name: "b", Flags: takesCommands})
 			StartGateway(t, r, Options{Name: "c", Flags: takesCommands})
@@ -213,8 +215,10 @@ func TestCommandsOfAKilledGatewayAreEachDoneOnce(t *testing.T) {
 // What is wrong with a command is told to whoever asks, and holds up none of the others. One that can't be done is tried by one gateway after the other,
 // and then put aside.
 func TestCommandsThatCannotBeDoneBlockNobody(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []Kind{Embedded, Standalone} {
 		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
 			r := Shared(t, kind)
 			a, b := StartGateway(t, r, Options{Name: "a", Flags: takesCommands}), StartGateway(t, r, Options{Name: "b", Flags: takesCommands})
 			alice := Connect(t, a.WS(), "alice")

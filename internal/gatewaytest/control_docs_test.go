@@ -48,6 +48,7 @@ func fieldsOfAnswer(t *testing.T, text string) []string {
 
 // Every call of docs/api-control.md, by the real curl and in the order of the page, has the fields that stand there; and the commands work as they stand.
 func TestTheCallsThatControlAreAnsweredAsDocumented(t *testing.T) {
+	t.Parallel()
 	page, err := os.ReadFile(filepath.Join(moduleRoot(t), "docs", "api-control.md"))
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 // A backend ends all of alice's connections, on whichever gateways, with a code and a reason of its own, and is told how many were told and how many are
 // gone. Each client is told why, in words, and whether to come back.
 func TestABackendDisconnectsAUser(t *testing.T) {
+	t.Parallel()
 	EachRedis(t, func(t *testing.T, r *Redis) {
 		a, b := StartGateway(t, r, Options{Name: "a"}), StartGateway(t, r, Options{Name: "b"})
 		phone, desktop, bob := Connect(t, a.WS(), "alice"), Connect(t, b.WS(), "alice"), Connect(t, b.WS(), "bob")
@@ -62,6 +63,7 @@ func TestABackendDisconnectsAUser(t *testing.T) {
 // One of alice's gateways doesn't run just now, another was killed. The answer says who was told and is not gone, and names who is dead. When the paused
 // one goes on, it closes its connection: the mark was there all the time.
 func TestADisconnectThatIsNotHeardIsSaidAndHeals(t *testing.T) {
+	t.Parallel()
 	r := Shared(t, Standalone)
 	flags := []string{"--cluster.reap-after=60s", "--heartbeat.interval=2s", "--cluster.lease=6s", "--cluster.quiet=6s"}
 	a, b, c := StartGateway(t, r, Options{Name: "a", Flags: flags}), StartGateway(t, r, Options{Name: "b", Flags: flags}), StartGateway(t, r, Options{Name: "c", Flags: flags})
@@ -99,6 +101,7 @@ func TestADisconnectThatIsNotHeardIsSaidAndHeals(t *testing.T) {
 
 // A connection is looked at by its id: what the registry has, and what only its gateway knows.
 func TestABackendLooksAtAConnection(t *testing.T) {
+	t.Parallel()
 	EachRedis(t, func(t *testing.T, r *Redis) {
 		a, b := StartGateway(t, r, Options{Name: "a"}), StartGateway(t, r, Options{Name: "b"})
 		c := Connect(t, b.WS(), "alice", "deviceId", "phone")
@@ -151,6 +154,7 @@ func TestABackendLooksAtAConnection(t *testing.T) {
 // A gateway is drained by an order that another one is given: it turns unready, sends its clients away and takes nobody, and goes on running. Told to resume
 // it takes clients again; and SIGTERM ends it in any state, in good order.
 func TestAGatewayIsDrainedByOrderAndResumes(t *testing.T) {
+	t.Parallel()
 	r := Shared(t, Standalone)
 	a := StartGateway(t, r, Options{Name: "a"})
 	b := StartGateway(t, r, Options{Name: "b", Flags: []string{"--drain.delay=300ms", "--drain.window=500ms"}})
@@ -214,6 +218,7 @@ func TestAGatewayIsDrainedByOrderAndResumes(t *testing.T) {
 // fewest are, as behind a balancer that counts. Then the cluster is balanced, and another round moves nobody. Who is written to meanwhile gets each
 // message once, before he moves or after.
 func TestARebalanceMovesWhatIsAboveTheMean(t *testing.T) {
+	t.Parallel()
 	r := Shared(t, Standalone)
 	var gs []*Gateway
 	for _, name := range []string{"a", "b", "c"} {

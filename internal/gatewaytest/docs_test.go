@@ -74,6 +74,7 @@ func TestTheFramesOfTheReadmeAreAnswered(t *testing.T) {
 
 // Every flag of the gateway that a document names is one, on a command line or between backquotes.
 func TestTheFlagsInTheDocumentsExist(t *testing.T) {
+	t.Parallel()
 	known := make(map[string]bool)
 	flag := regexp.MustCompile(`--[a-z][a-z0-9.-]*`)
 	for _, command := range []string{"serve", "dev", "token gen", "token revoke", "key gen"} { // some have flags of their own
@@ -113,6 +114,7 @@ func TestTheFlagsInTheDocumentsExist(t *testing.T) {
 
 // A link between documents leads to a file, and its fragment to a heading there.
 func TestTheLinksOfTheDocumentsLeadSomewhere(t *testing.T) {
+	t.Parallel()
 	texts := documents(t)
 	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	for path, text := range texts {

@@ -435,6 +435,7 @@ var excesses = map[string]excess{
 // Whoever goes over a limit, any of the table in docs/protocol.md, is told what that says there: the limit's name and when to come again, or
 // the close code; or is held, and is served in the end. Two who talk to each other on the same gateway notice nothing.
 func TestEveryLimitIsAnsweredAsTheTableSays(t *testing.T) {
+	t.Parallel()
 	for _, row := range protocol.Limits {
 		if _, ok := excesses[row.Name]; !ok {
 			t.Errorf("nobody goes over %s", row.Name)

@@ -18,6 +18,7 @@ const modelChecks = 6
 // Clients come, go, send and ask at random, gateways are killed, Redis forgets or can't publish; every answer and everything that arrives is
 // what docs/protocol.md says. A failure is told as the shortest run that shows it.
 func TestGatewaysDoWhatTheProtocolSays(t *testing.T) {
+	t.Parallel()
 	fewerChecks(t, modelChecks)
 	for _, kind := range Kinds {
 		t.Run(string(kind), func(t *testing.T) {

@@ -103,6 +103,7 @@ func TestClientsBehindTheProxyProtocolCountByTheirAddress(t *testing.T) {
 // The header is believed from trusted proxies, and only from them; a trusted one that doesn't send it, or sends nonsense, or takes its time,
 // is cut. Behind it everything is as ever, TLS too.
 func TestTheProxyProtocolIsBelievedFromProxiesOnly(t *testing.T) {
+	t.Parallel()
 	r := Shared(t, Standalone)
 	g := StartGateway(t, r, Options{Flags: proxyFlags})
 	const proxy, stranger = proxyAddress, "127.0.0.9"

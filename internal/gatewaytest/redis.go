@@ -106,45 +106,49 @@ func startKind(t testing.TB, o owner, kind Kind, args []string) (*Redis, error) 
 	return nil, fmt.Errorf("no kind of Redis is called %q", kind)
 }
 
-// EachRedis runs a test on every kind of Redis, each shared with the other tests of this package and empty at the start.
+// EachRedis runs a test on every kind of Redis, each one of those that tests of this package share, and empty at the start.
 func EachRedis(t *testing.T, run func(t *testing.T, r *Redis)) {
 	for _, kind := range Kinds {
 		t.Run(string(kind), func(t *testing.T) { run(t, Shared(t, kind)) })
 	}
 }
 
-// sharedServers holds one server of each kind for the test binary.
-var sharedServers = map[Kind]*sharedServer{Embedded: {}, Standalone: {}, Cluster: {}, Sentinel: {}}
+// shared are the servers of the test binary that no test uses now.
+var shared = struct {
+	mu   sync.Mutex // guards free; the last to be given back is the first to be used
+	free map[Kind][]*Redis
+}{free: make(map[Kind][]*Redis)}
 
-type sharedServer struct {
-	use sync.Mutex // held by the test that uses it; guards the rest
-	r   *Redis
-}
-
-// Shared returns a server of a kind that is started once for the test binary. It is the caller's alone until the end of
-// its test, and empty. A test may pause, kill and restart it; what it can't bring back is replaced for the next test.
+// Shared returns a server of a kind that tests use one after the other; there are as many as tests run side by side, and
+// none waits for another. It is the caller's alone until the end of its test, and empty. A test may pause, kill and restart
+// it; what it can't bring back is not used again.
 func Shared(t testing.TB, kind Kind) *Redis {
 	t.Helper()
 	testBinary.require(t)
-	s := sharedServers[kind]
-	s.use.Lock()
-	t.Cleanup(func() {
-		if s.r != nil && s.r.Reset() != nil {
-			s.r = nil // its processes end with the test binary
-		}
-		s.use.Unlock()
-	})
-	if s.r == nil {
-		r, err := startKind(t, &testBinary, kind, nil)
-		if err != nil {
+	shared.mu.Lock()
+	var r *Redis
+	if free := shared.free[kind]; len(free) > 0 {
+		r, shared.free[kind] = free[len(free)-1], free[:len(free)-1]
+	}
+	shared.mu.Unlock()
+	if r == nil {
+		var err error
+		if r, err = startKind(t, &testBinary, kind, nil); err != nil {
 			t.Fatal(err)
 		}
-		s.r = r
 	}
-	if err := s.r.FlushAll(); err != nil {
+	t.Cleanup(func() {
+		if r.Reset() != nil {
+			return // its processes end with the test binary
+		}
+		shared.mu.Lock()
+		defer shared.mu.Unlock()
+		shared.free[kind] = append(shared.free[kind], r)
+	})
+	if err := r.FlushAll(); err != nil {
 		t.Fatal(err)
 	}
-	return s.r
+	return r
 }
 
 func startEmbedded(o owner) (*Redis, error) {

@@ -48,6 +48,7 @@ func TestEveryKindKeepsAndForgets(t *testing.T) {
 
 // Keys expire on the embedded one too, although its clock has to be pushed.
 func TestKeysExpireOnEveryKind(t *testing.T) {
+	t.Parallel()
 	EachRedis(t, func(t *testing.T, r *Redis) {
 		if err := r.Client().Set(context.Background(), "key", "value", 300*time.Millisecond).Err(); err != nil {
 			t.Fatal(err)
@@ -106,6 +107,7 @@ func TestPausedRedisComesBack(t *testing.T) {
 
 // However long it is paused: the sentinels promote nobody meanwhile.
 func TestPausedRedisKeepsItsMaster(t *testing.T) {
+	t.Parallel()
 	r := Shared(t, Sentinel)
 	before, err := r.masterBySentinels()
 	if err != nil {
@@ -160,6 +162,7 @@ func TestRestartedRedisKeepsWhatItWasToldToKeep(t *testing.T) {
 
 // The sentinels promote a replica of a dead master within seconds, and clients by name find it.
 func TestSentinelsFailOver(t *testing.T) {
+	t.Parallel()
 	r := StartSentinel(t)
 	mustSet(t, r, "key", "value")
 	wantWithin(t, 5*time.Second, func() bool { return r.Nodes[1].Client().Exists(context.Background(), "key").Val() == 1 })

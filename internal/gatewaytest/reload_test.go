@@ -94,6 +94,7 @@ func rush(t *testing.T, c *Client, n int) time.Duration {
 // A limit is lowered and raised for a connection that is open; what is wrong in the file changes nothing, neither what is wrong itself nor
 // what stands beside it; and what can't change while the gateway runs is named.
 func TestSIGHUPReloadsLimits(t *testing.T) {
+	t.Parallel()
 	const plenty = "limits.message-rate: 1000\nlimits.connect-rate-per-ip: 1000\n"
 	g := startConfigured(t, plenty)
 	alice := Connect(t, g.WS(), "alice")
@@ -173,6 +174,7 @@ func TestSIGHUPReloadsLimits(t *testing.T) {
 // Signals come faster than they are obeyed, and while the file is written: what it has in the end is what counts. A file that was cut off
 // anywhere hurts nobody who is there, and the whole one is taken over as if nothing had been.
 func TestManySIGHUPsEndWithTheLastFile(t *testing.T) {
+	t.Parallel()
 	settings := func(rate int) string {
 		return fmt.Sprintf("limits.message-rate: %d\nlimits:\n  connect-rate-per-ip: 0\n  rooms-per-connection: 7\n", rate)
 	}
@@ -219,6 +221,7 @@ func TestManySIGHUPsEndWithTheLastFile(t *testing.T) {
 
 // Keys and the certificate are read again: by the files that are set, and by others. One that can't be read changes nothing of the rest.
 func TestSIGHUPReloadsKeysAndTheCertificate(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	secretOf := func(name string) string {
 		path := filepath.Join(dir, name)

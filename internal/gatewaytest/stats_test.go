@@ -53,6 +53,7 @@ func wantClusterStats(t *testing.T, g *Gateway, within time.Duration, what strin
 
 // The figures of the whole cluster come from snapshots: a dead gateway is named, then forgotten, and delays nobody.
 func TestClusterStatsDoNotWaitForADeadGateway(t *testing.T) {
+	t.Parallel()
 	for _, kind := range Kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel() // most of it is waiting for the reaper
@@ -80,6 +81,7 @@ func TestClusterStatsDoNotWaitForADeadGateway(t *testing.T) {
 
 // Without Redis a gateway still tells what it knows, in time, and that it is not all.
 func TestClusterStatsSayWhatIsMissingWithoutRedis(t *testing.T) {
+	t.Parallel()
 	r := Shared(t, Standalone)
 	a := StartGateway(t, r, Options{Name: "a"})
 	Connect(t, a.WS(), "alice")

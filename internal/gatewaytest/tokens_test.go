@@ -12,6 +12,7 @@ import (
 // Three gateways take tokens that the command makes. Nothing is published while one user is revoked, and every gateway closes her
 // connections all the same; those of others live on, and she is not let in again by what she has.
 func TestARevokedUserIsClosedEverywhereWithoutAPublish(t *testing.T) {
+	t.Parallel()
 	r := StartRedis(t)
 	secret := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(secret, []byte("a secret of more than thirty-two bytes\n"), 0o600); err != nil {

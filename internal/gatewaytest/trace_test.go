@@ -114,8 +114,10 @@ func wantLine(t testing.TB, all []traceLine, gateway string, want string) {
 // Bob is traced from a gateway that has nothing to do with him. Each gateway tells what it does with his messages and connections, and nobody tells what
 // is in them, nor what is not his.
 func TestATraceTellsWhatBecomesOfAUsersMessages(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []Kind{Embedded, Standalone, Cluster} {
 		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
 			r := Shared(t, kind)
 			a, b, c := StartGateway(t, r, Options{Name: "a"}), StartGateway(t, r, Options{Name: "b"}), StartGateway(t, r, Options{Name: "c"})
 			idB, idC := b.id(t), c.id(t)
@@ -176,6 +178,7 @@ func TestATraceTellsWhatBecomesOfAUsersMessages(t *testing.T) {
 
 // One message is traced by its id; of two gateways that can't answer, each is named, and the trace ends in its time.
 func TestATraceNamesTheGatewaysThatTellNothing(t *testing.T) {
+	t.Parallel()
 	r := Shared(t, Standalone)
 	flags := []string{"--cluster.reap-after=60s", "--cluster.lease=3s"}
 	a, b := StartGateway(t, r, Options{Name: "a", Flags: flags}), StartGateway(t, r, Options{Name: "b", Flags: flags})

@@ -13,8 +13,7 @@ import (
 	"unicode"
 )
 
-// Transcripts runs every transcript of a directory on every kind of Redis it is meant for. The kinds run side by side,
-// the transcripts of one kind one after another on its shared server.
+// Transcripts runs every transcript of a directory on every kind of Redis it is meant for, side by side.
 //
 // The language, a step a line, is told in testdata/transcripts/README.md; the steps are in the table steps.
 func Transcripts(t *testing.T, pattern string) {
@@ -39,7 +38,10 @@ func Transcripts(t *testing.T, pattern string) {
 			t.Parallel()
 			for _, tr := range all {
 				if slices.Contains(tr.kinds, kind) {
-					t.Run(tr.name, func(t *testing.T) { tr.run(t, Shared(t, kind)) })
+					t.Run(tr.name, func(t *testing.T) {
+						t.Parallel() // most of it is waiting
+						tr.run(t, Shared(t, kind))
+					})
 				}
 			}
 		})

@@ -4,4 +4,7 @@ package gatewaytest
 
 import "testing"
 
-func TestTranscripts(t *testing.T) { Transcripts(t, "testdata/transcripts/*.txt") }
+func TestTranscripts(t *testing.T) {
+	t.Parallel()
+	Transcripts(t, "testdata/transcripts/*.txt")
+}

@@ -13,6 +13,7 @@ import (
 // Alice watches six people who come and go at three gateways, of which two are killed again and again. She is told no version twice and
 // none backwards, and in the end she knows who is there. (Many more kills, of less than processes: TestWatchersKnowTheTruthInTheEnd.)
 func TestAWatcherOverGatewaysThatAreKilled(t *testing.T) {
+	t.Parallel()
 	r := Shared(t, Standalone)
 	flags := []string{
 		"--cluster.pulse-interval=300ms", "--cluster.lease=1s", "--cluster.quiet=1s", "--cluster.reap-after=500ms", "--cluster.grace=100ms",
