@@ -235,6 +235,34 @@ func TestMetasThatAreSetAtOnceDoNotMix(t *testing.T) {
 	})
 }
 
+// Two wait for the turn of one connection, and what the second says is merged into what the first said.
+func TestMetasThatWaitForOneTurnAreBothSet(t *testing.T) {
+	b := newBackend(t, func(hook.Inquiry) string { return `{"allow":true,"meta":{"hook":1}}` })
+	g := embedded(t, b.patient)
+	alice := g.connect("alice")
+	b.hang(true)
+	alice.say(`{"type":"message","id":"m","to":"bob","content":1}`)
+	eventually(t, "the backend is asked", func() bool { return len(b.questions()) == 1 })
+	turns := &sessionOf(g.manager.ByUser("alice")[0]).turns
+	var all sync.WaitGroup
+	for i := range 2 {
+		all.Go(func() {
+			g.handler.setMeta(context.Background(), &protocol.MetaQuestion{Conn: alice.id(), Patch: fmt.Sprintf(`{"k%d":1}`, i)})
+		})
+		eventually(t, "it waits", func() bool {
+			turns.mu.Lock()
+			defer turns.mu.Unlock()
+			return len(turns.waiting) == i+1
+		})
+	}
+	b.hang(false)
+	all.Wait()
+	if got := g.metaHere("alice"); got != `{"hook":1,"k0":1,"k1":1}` {
+		t.Errorf("it is %s", got)
+	}
+	g.wantMetaKept("alice", `{"hook":1,"k0":1,"k1":1}`)
+}
+
 // A connection whose turn doesn't come in time, because its message is being decided on, is busy, and nothing was set.
 func TestAMetaForABusyConnection(t *testing.T) {
 	b := newBackend(t, func(hook.Inquiry) string { return `{"allow":true}` })
@@ -280,6 +308,13 @@ func TestADecisionBindsMetaWhileRedisIsAway(t *testing.T) {
 	})
 	g := newGateway(t, r, b.patient, func(s *settings) { s.registry.Timeout = patience }) // whoever waits for Redis waits long
 	alice := g.connect("alice")
+	release := g.general.hold(string(alice.id()))
+	for i := range 3 {
+		alice.say(fmt.Sprintf(`{"type":"message","id":"h%d","to":"bob","content":1,"ephemeral":true}`, i))
+	}
+	alice.wantAlive()
+	eventually(t, "Redis is told", g.general.holds)
+	release()
 	if err := r.Pause(); err != nil {
 		t.Fatal(err)
 	}
@@ -287,13 +322,13 @@ func TestADecisionBindsMetaWhileRedisIsAway(t *testing.T) {
 		alice.say(fmt.Sprintf(`{"type":"message","id":"m%d","to":"bob","content":1,"ephemeral":true}`, i))
 	}
 	alice.wantAlive() // behind all of them
-	if got := g.metaHere("alice"); got != `{"n":20}` {
+	if got := g.metaHere("alice"); got != `{"n":23}` {
 		t.Errorf("here it is %s", got)
 	}
 	if err := r.Resume(); err != nil {
 		t.Fatal(err)
 	}
-	g.wantMetaKept("alice", `{"n":20}`)
+	g.wantMetaKept("alice", `{"n":23}`)
 	alice.wantAlive()
 }
 
