@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"chatgate/internal/presence"
 	"chatgate/internal/protocol"
 	"chatgate/internal/router"
 )
@@ -13,7 +14,7 @@ import (
 // Unheard names the gateways that an answer could not speak for, and why.
 type Unheard struct {
 	Missing []protocol.GatewayID                        `json:"missing" doc:"Gateways that did not answer for what they hold."`
-	Reasons map[protocol.GatewayID]router.MissingReason `json:"reasons,omitempty" doc:"Why not. dead: its lease has ended; unreached: nobody listens on its channel, so it was killed a moment ago. These did nothing. silent: it was reached and did not answer in time, unknown: Redis did not say whether it was reached. These may have done it." example:"{\"b-7c1d0w9e\":\"dead\"}"`
+	Reasons map[protocol.GatewayID]router.MissingReason `json:"reasons,omitempty" doc:"Why not. dead: its lease has ended; unreached: nobody listens on its channel, so it was killed a moment ago. These did nothing. silent: it was reached and did not answer in time, or has not closed what it was told to; unknown: Redis did not say whether it was reached. These may have done it." example:"{\"b-7c1d0w9e\":\"dead\"}"`
 }
 
 // miss adds a gateway, once.
@@ -45,6 +46,7 @@ type DisconnectUserRequest struct {
 	User protocol.UserID `path:"user" doc:"The user, percent-encoded." example:"alice"`
 	By   string          `caller:""`
 	Ending
+	Before int64 `json:"before,omitempty" min:"0" doc:"Only connections that registered up to this moment, ms since 1970 by the clock of Redis: the same call again doesn't close those that came since. Absent: all that there are."`
 }
 
 // DisconnectConnectionRequest names a connection that is to be closed.
@@ -80,22 +82,22 @@ func (a *DisconnectAnswer) httpStatus() int {
 
 const disconnectText = " They are marked in the registry in one step, so from that moment they count no more, and a word that is lost is made up for at the next refresh. " +
 	"The answer waits, for two seconds at most, until they have left. 200: all have. 207: some are told to go and still there. " +
-	"A client may come back with the codes that say so; to keep a user away revoke the tokens. The same twice is the same as once: the first reason counts."
+	"A client may come back with the codes that say so; to keep a user away revoke the tokens. What was told to go keeps its first reason."
 
 var disconnectUser = on(operation{
 	Name: "disconnectUser", Method: "POST", Path: "/users/{user}/disconnect", Scope: ScopeControl,
 	Summary:     "Close a user's connections",
-	Description: "All of them, on whichever gateways they are." + disconnectText,
-	Codes:       []Code{CodeUnavailable},
+	Description: "All of them, on whichever gateways they are." + disconnectText + " The same call later closes those that came since, too; before prevents that.",
+	Codes:       []Code{CodeUnavailable, CodeUnknown},
 }, func(a *API, ctx context.Context, q *DisconnectUserRequest) (*DisconnectAnswer, error) {
-	return a.disconnect(ctx, q.User, "", q.Ending, q.By)
+	return a.disconnect(ctx, q.User, presence.Order{By: q.By, Before: q.Before}, q.Ending)
 })
 
 var disconnectConnection = on(operation{
 	Name: "disconnectConnection", Method: "POST", Path: "/connections/{id}/disconnect", Scope: ScopeControl,
 	Summary:     "Close a connection",
 	Description: "One, on whichever gateway it is; 404 when it has ended or was told to go." + disconnectText,
-	Codes:       []Code{CodeNotFound, CodeUnavailable},
+	Codes:       []Code{CodeNotFound, CodeUnavailable, CodeUnknown},
 }, (*API).disconnectConnection)
 
 func (a *API) disconnectConnection(ctx context.Context, q *DisconnectConnectionRequest) (*DisconnectAnswer, error) {
@@ -106,7 +108,7 @@ func (a *API) disconnectConnection(ctx context.Context, q *DisconnectConnectionR
 	if err != nil {
 		return nil, err
 	}
-	return a.disconnect(ctx, found.User, q.ID, q.Ending, q.By)
+	return a.disconnect(ctx, found.User, presence.Order{Conn: q.ID, By: q.By}, q.Ending)
 }
 
 // check completes an ending, or says why it is none.
@@ -141,16 +143,20 @@ const (
 	goneLook   = 25 * time.Millisecond // how often it looks, first; then ever slower
 )
 
-func (a *API) disconnect(ctx context.Context, u protocol.UserID, conn protocol.ConnID, how Ending, by string) (*DisconnectAnswer, error) {
+func (a *API) disconnect(ctx context.Context, u protocol.UserID, o presence.Order, how Ending) (*DisconnectAnswer, error) {
 	if p := how.check(); p != nil {
 		return nil, p
 	}
 	if !a.cfg.Registry.Answers(protocol.UserAddress(u)) {
 		return nil, unavailable()
 	}
-	kicked, err := a.cfg.Registry.Kick(ctx, u, conn, protocol.CloseCode(how.Code), how.Reason, by)
-	if err != nil {
-		return nil, err
+	o.Code, o.Reason = protocol.CloseCode(how.Code), how.Reason
+	kicked, err := a.cfg.Registry.Kick(ctx, u, o)
+	switch {
+	case err != nil:
+		return nil, uncertain(err)
+	case kicked.Unsure && o.Conn == "":
+		return nil, refuse(CodeUnknown, "redis was away and may have forgotten some of them; those it knows are told to go").after(awhile)
 	}
 	answer := &DisconnectAnswer{User: u, Marked: kicked.Marked, Connections: []Leaving{}, Unheard: Unheard{Missing: []protocol.GatewayID{}}}
 	left := a.awaitGone(ctx, u, kicked.Conns)
@@ -162,6 +168,9 @@ func (a *API) disconnect(ctx context.Context, u protocol.UserID, conn protocol.C
 			answer.Gone++
 		} else if a.cfg.Registry.IsDead(l.Gateway) {
 			answer.miss(l.Gateway, router.MissingDead)
+		} else {
+			// A client has less time to go than this has waited, so it is its gateway that doesn't do it.
+			answer.miss(l.Gateway, router.MissingSilent)
 		}
 		answer.Connections = append(answer.Connections, l)
 	}

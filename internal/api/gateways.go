@@ -90,14 +90,17 @@ var getStats = on(operation{
 }, (*API).getStats)
 
 func (a *API) getGateways(ctx context.Context, _ *None) (*GatewaysAnswer, error) {
-	snapshots, dead, err := a.cfg.Registry.Cluster(ctx)
+	if !a.cfg.Registry.AnswersOfGateways() {
+		return nil, unavailable()
+	}
+	snapshots, dead, silent, err := a.cfg.Registry.Cluster(ctx)
 	if err != nil {
 		return nil, err
 	}
 	snapshots[a.cfg.Gateway] = string(a.cfg.Snapshot()) // of now
 	missing := a.missing()
-	for _, id := range dead {
-		if !slices.Contains(missing.Missing, id) {
+	for _, id := range slices.Concat(dead, silent) {
+		if id != a.cfg.Gateway && !slices.Contains(missing.Missing, id) {
 			missing.Missing = append(missing.Missing, id)
 		}
 	}

@@ -44,12 +44,17 @@ var resumeGateway = on(operation{
 
 // steer tells one gateway what to do.
 func (a *API) steer(ctx context.Context, id protocol.GatewayID, verb protocol.Verb) (*GatewayAnswer, error) {
-	living, _, err := a.cfg.Registry.Gateways(ctx)
-	if err != nil {
-		return nil, err
+	if !a.cfg.Registry.AnswersOfGateways() {
+		return nil, unavailable()
 	}
-	if !slices.Contains(living, id) {
-		return nil, refuse(CodeNotFound, "no such gateway is alive")
+	living, dead, err := a.cfg.Registry.Gateways(ctx)
+	switch {
+	case err != nil:
+		return nil, err
+	case slices.Contains(dead, id):
+		return nil, isDead(id)
+	case !slices.Contains(living, id):
+		return nil, refuse(CodeNotFound, "there is no such gateway")
 	}
 	replies, err := a.ask(ctx, verb, &protocol.LoadQuestion{}, []protocol.GatewayID{id})
 	if err != nil {
@@ -58,7 +63,7 @@ func (a *API) steer(ctx context.Context, id protocol.GatewayID, verb protocol.Ve
 	if len(replies.Answers) == 0 {
 		switch replies.Missing[0].Reason {
 		case router.MissingDead, router.MissingUnreached:
-			return nil, refuse(CodeNotFound, "the gateway is dead")
+			return nil, isDead(id)
 		}
 		return nil, refuse(CodeUnknown, "the gateway did not answer in time").after(awhile)
 	}
@@ -67,6 +72,12 @@ func (a *API) steer(ctx context.Context, id protocol.GatewayID, verb protocol.Ve
 		return nil, refuse(CodeUnavailable, "the gateway is of a version that does not know this")
 	}
 	return &GatewayAnswer{ID: id, State: l.State, Connections: l.Connections, Shedding: l.Shedding}, nil
+}
+
+func isDead(id protocol.GatewayID) *Problem {
+	p := refuse(CodeNotFound, "the gateway is dead")
+	p.Missing = []protocol.GatewayID{id}
+	return p
 }
 
 func loadOf(x *protocol.Answer) (l protocol.Load, ok bool) {
@@ -115,6 +126,9 @@ var rebalance = on(operation{
 }, (*API).rebalance)
 
 func (a *API) rebalance(ctx context.Context, q *RebalanceRequest) (*RebalanceAnswer, error) {
+	if !a.cfg.Registry.AnswersOfGateways() {
+		return nil, unavailable()
+	}
 	replies, err := a.ask(ctx, protocol.VerbLoad, &protocol.LoadQuestion{}, nil)
 	if err != nil {
 		return nil, err

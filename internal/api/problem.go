@@ -78,7 +78,7 @@ func infoOf(c Code) *CodeInfo {
 type Problem struct {
 	problem.Problem
 	ID      protocol.MessageID   `json:"id,omitempty" doc:"Of a message: its id."`
-	Missing []protocol.GatewayID `json:"missing,omitempty" doc:"Of a connection that isn't found: gateways that are dead and not cleaned up after yet, one of which may have held it."`
+	Missing []protocol.GatewayID `json:"missing,omitempty" doc:"Of a connection that isn't found: gateways that are dead and not cleaned up after yet, one of which may have held it. Of a gateway that is dead: itself."`
 	Results []Result             `json:"results,omitempty" doc:"Of a message: what became of it at each receiver."`
 
 	allow string // header of a 405
@@ -108,6 +108,14 @@ const (
 
 // unavailable is the answer while Redis is away.
 func unavailable() *Problem { return refuse(CodeUnavailable, redisAway).after(awhile) }
+
+// uncertain is the error of a call that changes something, once it has begun: that Redis has not answered doesn't say that nothing was done.
+func uncertain(err error) error {
+	if p, known := problemOf(err); known && p.Code == CodeUnavailable {
+		return refuse(CodeUnknown, "redis did not answer in time: it may be done, or be done yet").after(awhile)
+	}
+	return err
+}
 
 // problemOf is what the caller is told of an error. known is false for one that nobody thought of.
 func problemOf(err error) (p *Problem, known bool) {

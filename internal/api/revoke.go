@@ -26,7 +26,7 @@ var revokeTokens = on(operation{
 	Name: "revokeTokens", Method: "POST", Path: "/revocations", Scope: ScopeRevoke,
 	Summary:     "Revoke tokens",
 	Description: "Of a user, one by its id, or all, before their time. Their connections are closed with 4504. The same twice is the same as once.",
-	Codes:       []Code{CodeDisabled, CodeOverloaded, CodeUnavailable},
+	Codes:       []Code{CodeDisabled, CodeOverloaded, CodeUnavailable, CodeUnknown},
 }, (*API).revokeTokens)
 
 func (a *API) revokeTokens(ctx context.Context, q *RevokeRequest) (*RevokeAnswer, error) {
@@ -40,11 +40,14 @@ func (a *API) revokeTokens(ctx context.Context, q *RevokeRequest) (*RevokeAnswer
 	if err := what.Validate(); err != nil {
 		return nil, bad("body", "one of user, tokenId and all, and a time that is past")
 	}
+	if !a.cfg.Registry.AnswersOfGateways() { // they are where the leases are
+		return nil, unavailable()
+	}
 	switch err := a.cfg.Revocations.Revoke(ctx, what); {
 	case errors.Is(err, auth.ErrFull):
 		return nil, refuse(CodeOverloaded, "there are as many revocations as are kept: revoke all that was issued before now instead").after(time.Hour)
 	case err != nil:
-		return nil, err
+		return nil, uncertain(err)
 	}
 	return &RevokeAnswer{Revoked: true}, nil
 }

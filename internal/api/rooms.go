@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
+	"time"
 
 	"chatgate/internal/protocol"
 	"chatgate/internal/router"
@@ -75,24 +76,22 @@ func (a *API) place(ctx context.Context, q *RoomsRequest, verb protocol.Verb) (*
 	if len(q.Rooms) == 0 {
 		return nil, bad("rooms", "empty")
 	}
-	user := protocol.UserAddress(q.User)
-	if !a.cfg.Registry.Answers(user) {
+	if !a.cfg.Registry.Answers(protocol.UserAddress(q.User)) {
 		return nil, unavailable()
 	}
-	holders, err := a.cfg.Registry.Holders(ctx, user)
+	living, dead, err := a.cfg.Registry.HeldBy(ctx, q.User)
 	if err != nil {
 		return nil, err
 	}
-	to := make([]protocol.GatewayID, 0, len(holders[0]))
-	for _, h := range holders[0] {
-		to = append(to, h.Gateway)
-	}
-	replies, err := a.ask(ctx, verb, &protocol.RoomsQuestion{User: q.User, Conn: q.Connection, Rooms: q.Rooms}, to)
+	replies, err := a.ask(ctx, verb, &protocol.RoomsQuestion{User: q.User, Conn: q.Connection, Rooms: q.Rooms}, listed(living))
 	if err != nil {
 		return nil, err
 	}
 	answer := &RoomsAnswer{User: q.User, Connections: []InRooms{}, Unheard: Unheard{Missing: []protocol.GatewayID{}}}
 	answer.missAll(replies.Missing)
+	for _, gw := range dead {
+		answer.miss(gw, router.MissingDead)
+	}
 	for _, x := range replies.Answers {
 		var o protocol.RoomsOutcome
 		if x.Status != protocol.AnswerDone || json.Unmarshal([]byte(x.Body), &o) != nil {
@@ -116,7 +115,8 @@ func (a *API) place(ctx context.Context, q *RoomsRequest, verb protocol.Verb) (*
 // missingVersion is why a gateway is missing that doesn't know what it was asked.
 const missingVersion router.MissingReason = "version"
 
-// ask asks gateways within what is left of the call's deadline.
+// ask asks gateways within what is left of the call's deadline. An error says that nobody was asked: who didn't answer by then is missing,
+// and may have done it.
 func (a *API) ask(ctx context.Context, verb protocol.Verb, question any, to []protocol.GatewayID) (router.Replies, error) {
 	if to != nil && len(to) == 0 {
 		return router.Replies{}, nil
@@ -125,5 +125,13 @@ func (a *API) ask(ctx context.Context, verb protocol.Verb, question any, to []pr
 	if err != nil {
 		return router.Replies{}, err
 	}
-	return a.cfg.Router.Ask(ctx, router.Question{Verb: verb, Body: body, To: to, Within: a.cfg.AskWait})
+	within := a.cfg.AskWait
+	if end, ok := ctx.Deadline(); ok {
+		within = min(within, max(time.Until(end)-sendMargin, time.Millisecond))
+	}
+	replies, err := a.cfg.Router.Ask(ctx, router.Question{Verb: verb, Body: body, To: to, Within: within})
+	if err != nil && len(replies.Answers)+len(replies.Missing) > 0 && ctx.Err() != nil {
+		return replies, nil
+	}
+	return replies, err
 }

@@ -16,6 +16,8 @@ const (
 	// window is how many messages of one call are with the router at a time: a call for a thousand receivers takes its turn with what
 	// clients send.
 	window = 128
+	// windowBytes is how much of it, beside the last.
+	windowBytes = 1 << 20
 	// sendMargin of the deadline is left for the answer.
 	sendMargin = 500 * time.Millisecond
 )
@@ -97,36 +99,68 @@ func (a *API) sendMessage(ctx context.Context, q *SendRequest) (*SendAnswer, err
 	if q.Everyone {
 		return a.sendEveryone(ctx, q)
 	}
-	targets := targetsOf(q)
-	messages := make([]router.Message, len(targets))
-	now := time.Now().UnixMilli()
-	for i, to := range targets {
-		m := &messages[i]
-		m.To, m.From, m.ID, m.Content, m.Ts, m.Ephemeral = to, q.From, []byte(q.ID), q.Content, now, q.Ephemeral
-		head := protocol.MessageHead{ID: m.ID, From: m.From, Content: m.Content, Ts: m.Ts, Ephemeral: m.Ephemeral}
-		if to.Kind() == 'u' {
-			head.To = []byte(to.Name())
-		} else {
-			head.Room = []byte(to.Name())
-		}
-		if a.cfg.MessageEvents && !m.Ephemeral {
-			m.Origin = protocol.AppendMessageOrigin(nil, &protocol.MessageOrigin{
-				ID: m.ID, From: m.From, To: head.To, Room: head.Room, Gateway: a.cfg.Gateway, By: q.By,
-			})
-		}
-		m.Frame = protocol.AppendMessageHead(make([]byte, 0, len(q.Content)+frameOverhead), &head)
-		if len(m.Frame)+positionBytes > a.cfg.MaxFrameBytes {
-			return nil, refuse(CodeTooLarge, "content: the message would be over the "+strconv.Itoa(a.cfg.MaxFrameBytes)+" bytes that clients expect of a frame")
+	s := sending{request: q, targets: targetsOf(q), at: time.Now().UnixMilli(), gateway: a.cfg.Gateway, events: a.cfg.MessageEvents && !q.Ephemeral}
+	for _, to := range s.targets {
+		if s.bytes(to)+positionBytes > a.cfg.MaxFrameBytes && len(s.frame(to))+positionBytes > a.cfg.MaxFrameBytes {
+			return nil, a.tooLarge()
 		}
 	}
-	return q.answer(targets, a.carry(ctx, messages))
+	return q.answer(s.targets, a.carry(ctx, &s))
 }
 
 const (
+	// frameOverhead is at least what a frame has beside content and names.
 	frameOverhead = 128
 	// positionBytes is what a frame gets behind its head: `,"epoch":"…","offset":…}`, both as long as they may be.
 	positionBytes = 64
 )
+
+// sending is one message on its way to many. A frame is made when it is its turn: a thousand of the largest at once are 64 MB, and a
+// caller may make many calls.
+type sending struct {
+	request *SendRequest
+	targets []protocol.Address
+	at      int64
+	gateway protocol.GatewayID
+	events  bool // of messages are written
+}
+
+// bytes is how large the frame for a target is at most.
+func (s *sending) bytes(to protocol.Address) int {
+	// A character may be written as six.
+	return len(s.request.Content) + 6*(len(to)+len(s.request.From)+len(s.request.ID)) + frameOverhead
+}
+
+// frame is what the receivers get, without its position.
+func (s *sending) frame(to protocol.Address) []byte {
+	q := s.request
+	user, room := named(to)
+	head := protocol.MessageHead{ID: []byte(q.ID), From: q.From, To: user, Room: room, Content: q.Content, Ts: s.at, Ephemeral: q.Ephemeral}
+	return protocol.AppendMessageHead(make([]byte, 0, len(q.Content)+frameOverhead), &head)
+}
+
+// message is what the router gets.
+func (s *sending) message(to protocol.Address) *router.Message {
+	q := s.request
+	m := &router.Message{To: to, From: q.From, ID: []byte(q.ID), Content: q.Content, Ts: s.at, Ephemeral: q.Ephemeral, Frame: s.frame(to)}
+	if s.events {
+		user, room := named(to)
+		m.Origin = protocol.AppendMessageOrigin(nil, &protocol.MessageOrigin{ID: m.ID, From: m.From, To: user, Room: room, Gateway: s.gateway, By: q.By})
+	}
+	return m
+}
+
+// named is the user of an address, or the room.
+func named(a protocol.Address) (user, room []byte) {
+	if a.Kind() == 'u' {
+		return []byte(a.Name()), nil
+	}
+	return nil, []byte(a.Name())
+}
+
+func (a *API) tooLarge() *Problem {
+	return refuse(CodeTooLarge, "content: the message would be over the "+strconv.Itoa(a.cfg.MaxFrameBytes)+" bytes that clients expect of a frame")
+}
 
 func (q *SendRequest) check() *Problem {
 	if q.IdempotencyKey != "" {
@@ -177,33 +211,38 @@ func targetsOf(q *SendRequest) []protocol.Address {
 
 // carry sends messages through the lanes, a window at a time, and returns what became of each. A message that the router still has at
 // the end of the deadline may be stored or not; one that it never got is certainly not.
-func (a *API) carry(ctx context.Context, messages []router.Message) []router.Result {
+func (a *API) carry(ctx context.Context, s *sending) []router.Result {
 	if end, ok := ctx.Deadline(); ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, end.Add(-sendMargin))
 		defer cancel()
 	}
-	results := make([]router.Result, len(messages))
-	answered := make(chan int, len(messages)) // so that nobody in the router ever waits for us
+	type answer struct {
+		at int
+		m  *router.Message
+	}
+	results := make([]router.Result, len(s.targets))
+	answered := make(chan answer, len(s.targets)) // so that nobody in the router ever waits for us
 	var out connection.Batch
-	sent, open := 0, 0
-	for sent < len(messages) || open > 0 {
-		for sent < len(messages) && open < window && ctx.Err() == nil {
-			m, i := &messages[sent], sent
+	sent, open, bytes := 0, 0, 0
+	for sent < len(s.targets) || open > 0 {
+		for sent < len(s.targets) && open < window && (open == 0 || bytes < windowBytes) && ctx.Err() == nil {
+			i := sent
+			m := s.message(s.targets[i])
 			results[i].Err = &protocol.ReplyError{Code: protocol.CodeUnknown, Message: "not answered in time, repeat with the same key"}
-			m.Done = func(*connection.Batch, *router.Message) { answered <- i }
+			m.Done = func(_ *connection.Batch, m *router.Message) { answered <- answer{i, m} }
 			if !m.Ephemeral {
 				a.cfg.Router.Hold(m.To)
 			}
+			sent, open, bytes = sent+1, open+1, bytes+len(m.Frame)
 			a.cfg.Router.Send(&out, m)
-			sent, open = sent+1, open+1
 		}
 		select {
-		case i := <-answered:
-			results[i] = messages[i].Result
-			open--
+		case x := <-answered:
+			results[x.at] = x.m.Result
+			open, bytes = open-1, bytes-len(x.m.Frame)
 		case <-ctx.Done():
-			for i := sent; i < len(messages); i++ {
+			for i := sent; i < len(s.targets); i++ {
 				results[i].Err = &protocol.ReplyError{Code: protocol.CodeUnavailable, Message: notInTime, RetryAfterMs: awhile.Milliseconds()}
 			}
 			return results
@@ -248,17 +287,19 @@ func (q *SendRequest) answer(targets []protocol.Address, results []router.Result
 }
 
 func (a *API) sendEveryone(ctx context.Context, q *SendRequest) (*SendAnswer, error) {
-	if !a.cfg.Registry.Answers("") {
+	if !a.cfg.Registry.AnswersOfGateways() {
 		return nil, unavailable()
 	}
-	reach, err := a.cfg.Router.Broadcast(ctx, &protocol.MessageHead{
-		ID: []byte(q.ID), From: q.From, Content: q.Content, Ts: time.Now().UnixMilli(), Ephemeral: true,
-	})
+	m := protocol.MessageHead{ID: []byte(q.ID), From: q.From, Content: q.Content, Ts: time.Now().UnixMilli(), Ephemeral: true}
+	if len(protocol.AppendMessageHead(nil, &m)) > a.cfg.MaxFrameBytes-positionBytes {
+		return nil, a.tooLarge()
+	}
+	reach, err := a.cfg.Router.Broadcast(ctx, &m)
 	switch {
-	case err != nil && reach.Gateways > 0:
-		return nil, refuse(CodeUnknown, "some gateways received it, and of others it is not known").after(awhile)
 	case err != nil:
 		return nil, err
+	case len(reach.Unknown) > 0:
+		return nil, refuse(CodeUnknown, "of some gateways it is not known whether they received it").after(awhile)
 	}
 	// Beside those that were just now supposed to live there may be some that are known to be dead, whose clients have not got it either.
 	missing := a.missing().Missing

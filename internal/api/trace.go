@@ -66,6 +66,9 @@ func (a *API) trace(ctx context.Context, q *TraceRequest) (*TraceAnswer, error) 
 	if (q.User == "") == (q.ID == "") {
 		return nil, bad("user", "one of user and id must be given")
 	}
+	if !a.cfg.Registry.AnswersOfGateways() {
+		return nil, unavailable()
+	}
 	if _, err := a.cfg.Registry.Living(ctx); err != nil {
 		return nil, err
 	}

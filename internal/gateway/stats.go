@@ -145,7 +145,7 @@ type ClusterStats struct {
 
 func (g *Gateway) clusterStats(ctx context.Context) ClusterStats {
 	c := ClusterStats{GatewayID: string(g.id), Dead: []string{}}
-	snapshots, dead, err := g.registry.Cluster(ctx)
+	snapshots, dead, missing, err := g.registry.Cluster(ctx)
 	if err != nil {
 		c.Error = "redis does not answer"
 		snapshots = nil
@@ -173,7 +173,7 @@ func (g *Gateway) clusterStats(ctx context.Context) ClusterStats {
 			c.ActiveConnections += s.N
 		}
 	}
-	c.Complete = err == nil && len(c.Dead) == 0
+	c.Complete = err == nil && len(c.Dead) == 0 && len(missing) == 0
 	return c
 }
 

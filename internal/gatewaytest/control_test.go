@@ -60,7 +60,7 @@ func TestABackendDisconnectsAUser(t *testing.T) {
 	})
 }
 
-// One of alice's gateways doesn't run just now, another was killed. The answer says who was told and is not gone, and names who is dead. When the paused
+// One of alice's gateways doesn't run just now, another was killed. The answer says who was told and is not gone, and names both. When the paused
 // one goes on, it closes its connection: the mark was there all the time.
 func TestADisconnectThatIsNotHeardIsSaidAndHeals(t *testing.T) {
 	t.Parallel()
@@ -91,7 +91,7 @@ func TestADisconnectThatIsNotHeardIsSaidAndHeals(t *testing.T) {
 	for _, x := range got.Connections {
 		gone[x.ID] = x.Gone
 	}
-	if got.Marked != 3 || got.Gone != 1 || len(gone) != 3 || !gone[here.ConnID()] || gone[paused.ConnID()] || gone[onC] || got.Reasons[idC] != "dead" || len(got.Missing) != 1 {
+	if got.Marked != 3 || got.Gone != 1 || len(gone) != 3 || !gone[here.ConnID()] || gone[paused.ConnID()] || gone[onC] || got.Reasons[idC] != "dead" || got.Reasons[idB] != "silent" || len(got.Missing) != 2 {
 		t.Errorf("got %+v; b is %s", got, idB)
 	}
 	if ended, err := paused.WaitEnd(4 * Deadline); err != nil || ended.Code != 4503 {

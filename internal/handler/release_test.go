@@ -107,7 +107,7 @@ func TestWhatIsBoundToAConnectionIsReleasedOnce(t *testing.T) {
 		}},
 		"kicked": {want: connection.KindKicked, end: func(g *gateway) {
 			c := g.connect("alice")
-			if _, err := g.registry.Kick(context.Background(), "alice", "", protocol.CloseKicked, "kicked", ""); err != nil {
+			if _, err := g.registry.Kick(context.Background(), "alice", presence.Order{Code: protocol.CloseKicked, Reason: "kicked"}); err != nil {
 				g.t.Fatal(err)
 			}
 			c.wantEnd(protocol.CloseKicked)

@@ -656,7 +656,7 @@ func TestKickedUserIsClosedEverywhere(t *testing.T) {
 	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		a, b := newGateway(t, r), newGateway(t, r)
 		one, two, carol := a.connect("bob"), b.connect("bob"), b.connect("carol")
-		if n, err := a.registry.Kick(context.Background(), "bob", "", protocol.CloseKicked, "spam", "operator"); n.Marked != 2 || err != nil {
+		if n, err := a.registry.Kick(context.Background(), "bob", presence.Order{Code: protocol.CloseKicked, Reason: "spam", By: "operator"}); n.Marked != 2 || err != nil {
 			t.Fatalf("%+v marked, %v", n, err)
 		}
 		for _, c := range []*client{one, two} {

@@ -183,10 +183,10 @@ func TestRegistrationsBehindAFailedCallAreRefusedTogether(t *testing.T) {
 		if _, err := a.registry.Holders(context.Background(), "u:alice"); !errors.Is(err, ErrUnavailable) {
 			t.Errorf("holders: %v", err)
 		}
-		if _, err := a.registry.Kick(context.Background(), "alice", "", protocol.CloseKicked, "kicked", ""); !errors.Is(err, ErrUnavailable) {
+		if _, err := a.registry.Kick(context.Background(), "alice", Order{Code: protocol.CloseKicked, Reason: "kicked"}); !errors.Is(err, ErrUnavailable) {
 			t.Errorf("kicked: %v", err)
 		}
-		if _, _, err := a.registry.Cluster(context.Background()); !errors.Is(err, ErrUnavailable) {
+		if _, _, _, err := a.registry.Cluster(context.Background()); !errors.Is(err, ErrUnavailable) {
 			t.Errorf("cluster: %v", err)
 		}
 		f.eventually(func() error {

@@ -86,7 +86,7 @@ func TestTheDocumentedACLCarriesARegistry(t *testing.T) {
 		if kind, _, err := protocol.OpenEnvelope(next(t, heard)); kind != protocol.EnvelopeKick || err != nil {
 			t.Errorf("heard %q, %v", kind, err)
 		}
-		if _, err := a.registry.Kick(context.Background(), "alice", again.Conn, protocol.CloseKicked, "kicked", ""); err != nil {
+		if _, err := a.registry.Kick(context.Background(), "alice", Order{Conn: again.Conn, Code: protocol.CloseKicked, Reason: "kicked"}); err != nil {
 			t.Error(err)
 		}
 		b.wantVerdict(again)

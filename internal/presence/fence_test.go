@@ -240,7 +240,7 @@ func TestEveryScriptRunsTwiceSafely(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if n, err := reg.Kick(ctx, "alice", again.Conn, protocol.CloseKicked, "kicked", "ops"); n.Marked != 1 || err != nil {
+		if n, err := reg.Kick(ctx, "alice", Order{Conn: again.Conn, Code: protocol.CloseKicked, Reason: "kicked", By: "ops"}); n.Marked != 1 || err != nil {
 			t.Errorf("the kick marked %+v, %v", n, err)
 		}
 		f.wantAt("alice", tablet)

@@ -310,7 +310,7 @@ func TestSnapshotsTellWhoIsDead(t *testing.T) {
 		}
 		a, b := f.gateway("a", says(`{"a":1}`)), f.gateway("b", says(`{"b":1}`))
 		cluster := func(dead ...protocol.GatewayID) error {
-			all, d, err := a.registry.Cluster(context.Background())
+			all, d, _, err := a.registry.Cluster(context.Background())
 			if err == nil && (len(all) != 2 || all[a.id] != `{"a":1}` || all[b.id] != `{"b":1}` || !slices.Equal(d, dead)) {
 				err = fmt.Errorf("%v, dead %v", all, d)
 			}
@@ -320,7 +320,7 @@ func TestSnapshotsTellWhoIsDead(t *testing.T) {
 		b.stop()
 		f.eventually(func() error { return cluster(b.id) })
 		f.eventually(func() error {
-			if all, _, err := a.registry.Cluster(context.Background()); err != nil || len(all) != 1 {
+			if all, _, _, err := a.registry.Cluster(context.Background()); err != nil || len(all) != 1 {
 				return fmt.Errorf("%v, %v", all, err)
 			}
 			return nil
@@ -561,7 +561,7 @@ func TestWhatWasReadBeforeReapingIsNoGhost(t *testing.T) {
 			}
 			return nil
 		})
-		if w := a.registry.whereabouts("bob", read, ""); len(w.Locations) != 0 {
+		if w := a.registry.whereabouts("bob", read, "", false); len(w.Locations) != 0 {
 			t.Errorf("bob counts at %v", w.Locations)
 		}
 	})

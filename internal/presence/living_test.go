@@ -21,7 +21,7 @@ func TestTheDeadAndTheRemainingAreNamed(t *testing.T) {
 		a.obeys = false
 		ctx := context.Background()
 		marked, there := a.connect("carol", "desktop"), b.connect("carol", "phone")
-		if k, err := b.registry.Kick(ctx, "carol", marked.Conn, protocol.CloseKicked, "", "ops"); err != nil || k.Marked != 1 {
+		if k, err := b.registry.Kick(ctx, "carol", Order{Conn: marked.Conn, Code: protocol.CloseKicked, By: "ops"}); err != nil || k.Marked != 1 {
 			t.Fatal(k, err)
 		}
 		living, dead, err := a.registry.Gateways(ctx)

@@ -66,10 +66,14 @@ func (r *Registry) Locate(ctx context.Context, users ...protocol.UserID) ([]Wher
 	defer cancel()
 	conns := make([]*redis.MapStringStringCmd, len(users))
 	states := make([]*redis.StringCmd, len(users))
+	lines := make(map[*group]*redis.SliceCmd)
 	_, err := r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, u := range users {
 			conns[i] = p.HGetAll(ctx, keyspace.Conns(u))
 			states[i] = p.Get(ctx, keyspace.State(u))
+			if g := r.groupOf(u); lines[g] == nil {
+				lines[g] = askLine(ctx, p, g)
+			}
 		}
 		return nil
 	})
@@ -85,12 +89,16 @@ func (r *Registry) Locate(ctx context.Context, users ...protocol.UserID) ([]Wher
 		if err := states[i].Err(); err != nil && !isNil(err) {
 			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
-		out[i] = r.whereabouts(u, conns[i].Val(), states[i].Val())
+		g := r.groupOf(u)
+		if err := lines[g].Err(); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		out[i] = r.whereabouts(u, conns[i].Val(), states[i].Val(), r.forgetful(g, lines[g]))
 	}
 	return out, nil
 }
 
-func (r *Registry) whereabouts(u protocol.UserID, conns map[string]string, state string) Whereabouts {
+func (r *Registry) whereabouts(u protocol.UserID, conns map[string]string, state string, forgetful bool) Whereabouts {
 	w := Whereabouts{User: u}
 	v := r.groupOf(u).view.Load()
 	for id, s := range conns {
@@ -106,7 +114,7 @@ func (r *Registry) whereabouts(u protocol.UserID, conns map[string]string, state
 	var line string
 	w.State, line = parseState(u, state)
 	offline := w.State.State == protocol.StateOffline && v != nil && line == v.line
-	w.Unsure = len(w.Locations) == 0 && !offline && v.unsure(r.cfg.gap())
+	w.Unsure = len(w.Locations) == 0 && !offline && forgetful
 	if (w.State.State == protocol.StateOnline) == (len(w.Locations) > 0) {
 		w.Version = w.State.Version()
 		w.LastSeen = w.State.LastSeen()
@@ -223,26 +231,6 @@ func (r *Registry) Holders(ctx context.Context, addresses ...protocol.Address) (
 	return out, nil
 }
 
-// Living returns the gateways that count as alive now, this one among them.
-func (r *Registry) Living(ctx context.Context) ([]protocol.GatewayID, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
-	defer cancel()
-	g := r.groups[0]
-	all, err := r.client.ZRange(ctx, keyspace.Leases(g.name), 0, -1).Result()
-	if err != nil {
-		r.calls.failed.Add(1)
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
-	}
-	v := g.view.Load()
-	living := make([]protocol.GatewayID, 0, len(all))
-	for _, gw := range all {
-		if gw := protocol.GatewayID(gw); !v.dead(gw, r.cfg.gap()) {
-			living = append(living, gw)
-		}
-	}
-	return living, nil
-}
-
 // Find returns whose a connection is and where, false when no living gateway holds it: it has ended, or was told to go. Its id says nothing of
 // its user, so each living gateway's index is asked for it: two or three round trips, however many connections there are. The error is
 // ErrUnavailable, or ErrUnsure where it isn't found and may be there all the same.
@@ -254,8 +242,10 @@ func (r *Registry) Find(ctx context.Context, conn protocol.ConnID) (u protocol.U
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()
 	var owned []*redis.StringCmd
+	lines := make([]*redis.SliceCmd, len(r.groups))
 	_, err = r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for _, g := range r.groups {
+		for i, g := range r.groups {
+			lines[i] = askLine(ctx, p, g)
 			for _, gw := range living {
 				owned = append(owned, p.HGet(ctx, keyspace.Own(g.name, gw), string(conn)))
 			}
@@ -287,8 +277,8 @@ func (r *Registry) Find(ctx context.Context, conn protocol.ConnID) (u protocol.U
 			return user, l, true, nil
 		}
 	}
-	for _, g := range r.groups {
-		if g.view.Load().unsure(r.cfg.gap()) {
+	for i, g := range r.groups {
+		if r.forgetful(g, lines[i]) {
 			return "", Location{}, false, ErrUnsure
 		}
 	}
@@ -310,19 +300,27 @@ func (r *Registry) Dead() []protocol.GatewayID {
 	return dead
 }
 
+// AnswersOfGateways is Answers for who is alive.
+func (r *Registry) AnswersOfGateways() bool { return !r.groups[0].silent.Load() }
+
 // AnswersAll is Answers for every group.
 func (r *Registry) AnswersAll() bool { return r.silent.Load() == 0 }
 
 // Cluster returns the last /stats snapshot of every gateway the registry knows,
-// as JSON, and which of them are dead. One read; it asks no gateway.
-func (r *Registry) Cluster(ctx context.Context) (snapshots map[protocol.GatewayID]string, dead []protocol.GatewayID, err error) {
+// as JSON, and which gateways are dead; missing are those that live and left none, since
+// Redis forgot it. It asks no gateway.
+func (r *Registry) Cluster(ctx context.Context) (snapshots map[protocol.GatewayID]string, dead, missing []protocol.GatewayID, err error) {
+	living, _, err := r.Gateways(ctx)
+	if err != nil {
+		return nil, nil, nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()
 	g := r.groups[0]
 	m, err := r.client.HGetAll(ctx, keyspace.Snapshots(g.name)).Result()
 	if err != nil {
 		r.calls.failed.Add(1)
-		return nil, nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return nil, nil, nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	snapshots = make(map[protocol.GatewayID]string, len(m))
 	v := g.view.Load()
@@ -332,7 +330,12 @@ func (r *Registry) Cluster(ctx context.Context) (snapshots map[protocol.GatewayI
 			dead = append(dead, protocol.GatewayID(gw))
 		}
 	}
-	return snapshots, dead, nil
+	for _, gw := range living {
+		if _, left := snapshots[gw]; !left {
+			missing = append(missing, gw)
+		}
+	}
+	return snapshots, dead, missing, nil
 }
 
 // Answers reports whether Redis answered the last pulse of every group these addresses

@@ -307,7 +307,7 @@ func TestAMetaForSomebodyWhoWasToldToGo(t *testing.T) {
 		a := f.gateway("a")
 		a.obeys = false
 		e := a.connect("alice", "")
-		if _, err := a.registry.Kick(context.Background(), "alice", "", protocol.CloseKicked, "kicked", ""); err != nil {
+		if _, err := a.registry.Kick(context.Background(), "alice", Order{Code: protocol.CloseKicked, Reason: "kicked"}); err != nil {
 			t.Fatal(err)
 		}
 		if err := <-a.registry.SetMeta(e, `{"n":1}`); !errors.Is(err, ErrEnding) {

@@ -21,6 +21,8 @@ type view struct {
 	// since, with the end of their lease. That a later pulse is late, or that one of
 	// them was reaped meanwhile, makes none of them live again.
 	gone map[protocol.GatewayID]int64
+	// forgotten are the gateways whose lease Redis lost in this quiet time, and what it was.
+	forgotten map[protocol.GatewayID]int64
 }
 
 // goneKept is for how long, in ms, a gateway that was reaped is remembered: until
@@ -38,6 +40,7 @@ func (v *view) follow(before *view) {
 		}
 	}
 	if v.quiet != 0 {
+		v.recall(before)
 		return
 	}
 	for gw, till := range v.leases {
@@ -45,6 +48,36 @@ func (v *view) follow(before *view) {
 			v.gone[gw] = till
 		}
 	}
+}
+
+// recall notes who had a lease when Redis was seen last, and has none now.
+func (v *view) recall(before *view) {
+	if before == nil {
+		return
+	}
+	v.forgotten = make(map[protocol.GatewayID]int64)
+	for _, list := range []map[protocol.GatewayID]int64{before.forgotten, before.leases} {
+		for gw, till := range list {
+			if _, again := v.leases[gw]; !again {
+				v.forgotten[gw] = till
+			}
+		}
+	}
+}
+
+// remembered are the gateways that had a lease and nobody has seen die.
+func (v *view) remembered() (all []protocol.GatewayID) {
+	if v == nil {
+		return nil
+	}
+	for _, list := range []map[protocol.GatewayID]int64{v.forgotten, v.leases} {
+		for gw, till := range list {
+			if _, gone := v.gone[gw]; !gone && till > v.now() {
+				all = append(all, gw)
+			}
+		}
+	}
+	return all
 }
 
 // now estimates Redis TIME in ms.

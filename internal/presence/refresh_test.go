@@ -186,7 +186,7 @@ func TestARefreshIsAnsweredForEachConnection(t *testing.T) {
 		// On Cluster, one call is about users of one partition.
 		mates := f.partitionMates(4)
 		fine, marked, reaped, absent := a.connect(mates[0], ""), a.connect(mates[1], ""), a.connect(mates[2], ""), a.connect(mates[3], "")
-		if n, err := a.registry.Kick(context.Background(), marked.User, marked.Conn, protocol.CloseKicked, "kicked", "ops desk 2"); n.Marked != 1 || err != nil {
+		if n, err := a.registry.Kick(context.Background(), marked.User, Order{Conn: marked.Conn, Code: protocol.CloseKicked, Reason: "kicked", By: "ops desk 2"}); n.Marked != 1 || err != nil {
 			t.Fatal(n, err)
 		}
 		ctx := context.Background()
@@ -285,7 +285,7 @@ func TestAKickMarksOnceAndTellsTheHolder(t *testing.T) {
 			for _, e := range told {
 				ids = append(ids, e.Conn)
 			}
-			k, err := a.registry.Kick(ctx, "alice", conn, protocol.CloseKicked, "kicked", "ops")
+			k, err := a.registry.Kick(ctx, "alice", Order{Conn: conn, Code: protocol.CloseKicked, Reason: "kicked", By: "ops"})
 			slices.Sort(k.Conns)
 			slices.Sort(ids)
 			if k.Marked != want || !slices.Equal(k.Conns, ids) || err != nil {
@@ -325,7 +325,7 @@ func TestALostKickIsFoundByTheNextRefresh(t *testing.T) {
 		f := newFleet(t, r)
 		a, b := f.gateway("a"), f.gateway("b")
 		e := a.connect("alice", "")
-		if n, err := b.registry.Kick(context.Background(), "alice", "", protocol.CloseRevoked, "revoked", ""); n.Marked != 1 || err != nil {
+		if n, err := b.registry.Kick(context.Background(), "alice", Order{Code: protocol.CloseRevoked, Reason: "revoked"}); n.Marked != 1 || err != nil {
 			t.Fatal(n, err)
 		}
 		v := a.wantVerdict(e)
@@ -347,7 +347,7 @@ func TestAKickInStrangeWordsHarmsNobody(t *testing.T) {
 		mates := f.partitionMates(2)
 		kicked, other := a.connect(mates[0], ""), a.connect(mates[1], "")
 		heard := f.listen(a, mates[0])
-		if n, err := a.registry.Kick(context.Background(), kicked.User, "", protocol.CloseKicked, "two words\n", "a\nb\x1fc d\u0085"); n.Marked != 1 || err != nil {
+		if n, err := a.registry.Kick(context.Background(), kicked.User, Order{Code: protocol.CloseKicked, Reason: "two words\n", By: "a\nb\x1fc d\u0085"}); n.Marked != 1 || err != nil {
 			t.Fatal(n, err)
 		}
 		if !a.registry.refreshSome(context.Background(), a.registry.groupOf(other.User), []*Entry{kicked, other}) {

@@ -297,7 +297,7 @@ func TestEventsTellTheWholeStory(t *testing.T) {
 		e := a.entry("alice", "phone")
 		e.Meta = `{"n":1}`
 		a.register(e)
-		if _, err := a.registry.Kick(context.Background(), "alice", "", protocol.CloseKicked, "kicked", "ops"); err != nil {
+		if _, err := a.registry.Kick(context.Background(), "alice", Order{Code: protocol.CloseKicked, Reason: "kicked", By: "ops"}); err != nil {
 			t.Fatal(err)
 		}
 		a.disconnect(e)

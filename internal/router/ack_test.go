@@ -10,6 +10,7 @@ import (
 
 	"chatgate/internal/gatewaytest"
 	"chatgate/internal/keyspace"
+	"chatgate/internal/presence"
 	"chatgate/internal/protocol"
 )
 
@@ -142,7 +143,7 @@ func TestWordToOneGateway(t *testing.T) {
 		}
 		// A kick in the registry takes the same way.
 		bob := b.connect("bob")
-		if n, err := a.registry.Kick(context.Background(), "bob", "", 4503, "kicked", "operator"); n.Marked != 1 || err != nil {
+		if n, err := a.registry.Kick(context.Background(), "bob", presence.Order{Code: 4503, Reason: "kicked", By: "operator"}); n.Marked != 1 || err != nil {
 			t.Errorf("kick: %+v marked, %v", n, err)
 		}
 		if k := <-kicks; string(k.Conn) != bob.registered.ConnID {

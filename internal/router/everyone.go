@@ -42,13 +42,15 @@ type Reach struct {
 	// Missing are gateways that should be alive and didn't: just killed, most
 	// likely.
 	Missing []protocol.GatewayID
+	// Unknown are those of which Redis did not say whether they have.
+	Unknown []protocol.GatewayID
 }
 
 // Broadcast hands a message to every registered connection of the cluster: one
 // envelope for each living gateway, no log and no number, so at most once. A
 // connection that comes meanwhile may get it or not. The error is ErrTooLarge, or
-// that of Redis: then those that are counted got it, and others may have, so who
-// repeats it may tell some people twice.
+// that of Redis, and then nobody got it. Who repeats it because of gateways that are
+// unknown may tell some people twice.
 func (r *Router) Broadcast(ctx context.Context, m *protocol.MessageHead) (Reach, error) {
 	envelope := protocol.AppendEveryone(nil, m)
 	// The version and the kind come off, the tail of the frame is still to come.
@@ -63,20 +65,22 @@ func (r *Router) Broadcast(ctx context.Context, m *protocol.MessageHead) (Reach,
 	for i, gw := range living {
 		parcels[i] = &parcel{group: r.controlGroup(gw), gateway: gw, payload: envelope}
 	}
-	err = r.publish(ctx, parcels)
+	_ = r.publish(ctx, parcels) // each parcel says what became of it
 	var reach Reach
 	for _, p := range parcels {
 		switch {
+		case p.lost:
+			reach.Unknown = append(reach.Unknown, p.gateway)
 		case p.receivers > 0:
 			reach.Gateways++
-		case !p.lost:
+		default:
 			reach.Missing = append(reach.Missing, p.gateway)
 		}
 	}
-	if err == nil {
+	if len(reach.Unknown) == 0 {
 		r.counts.broadcasts.Add(1)
 	}
-	return reach, err
+	return reach, nil
 }
 
 // take keeps a frame for the worker, and starts one if there is none.
