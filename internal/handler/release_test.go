@@ -14,6 +14,7 @@ import (
 
 	"chatgate/internal/connection"
 	"chatgate/internal/gatewaytest"
+	"chatgate/internal/presence"
 	"chatgate/internal/protocol"
 )
 
