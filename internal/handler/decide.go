@@ -194,6 +194,10 @@ func (s *session) passed(f *protocol.Frame) ([]byte, bool) {
 	if !s.handler.cfg.Decider.Asks(hook.AskMessage) {
 		return f.Content, true
 	}
+	if protocol.Twins(f.Content) {
+		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeBadRequest, Message: "content: a name is there twice"})
+		return nil, false
+	}
 	about := s.inquire(hook.AskMessage)
 	about.ID, about.To, about.Room, about.Content, about.Ephemeral = string(f.ID), string(f.To), string(f.Room), f.Content, f.Ephemeral
 	var meta string

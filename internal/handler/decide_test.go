@@ -463,6 +463,19 @@ func TestAWrongAnswerIsItsOwn(t *testing.T) {
 	}
 }
 
+// A content that two readers may take for two is shown to nobody.
+func TestAContentWithANameTwiceIsNotAskedAbout(t *testing.T) {
+	b := newBackend(t, func(hook.Inquiry) string { return `{"allow":true}` })
+	g := embedded(t, b.patient)
+	alice, bob := g.connect("alice"), g.connect("bob")
+	alice.say(`{"type":"message","id":"1","to":"bob","content":{"text":"nice","te\u0078t":"nasty"}}`)
+	alice.wantRefusal(protocol.CodeBadRequest, "content")
+	alice.say(`{"type":"message","id":"2","to":"bob","content":{"text":"nice"}}`)
+	if f, err := bob.Next("message", patience); err != nil || f.ID != "2" || len(b.questions()) != 1 {
+		t.Errorf("%s, %v, asked %d times", f.Raw, err, len(b.questions()))
+	}
+}
+
 // What another spelling of a field says is not said: a denial stays one.
 func TestFieldsOfADecisionHaveOneSpelling(t *testing.T) {
 	b := newBackend(t, func(hook.Inquiry) string { return `{"allow":false,"ALLOW":true,"reason":"no","Reason":"yes"}` })
