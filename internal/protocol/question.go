@@ -127,6 +127,7 @@ type ConnectionQuestion struct {
 // when it has none of that name, and then nothing else is set.
 type ConnectionDetails struct {
 	Held      bool     `json:"held"`
+	Busy      bool     `json:"busy,omitempty"` // all the time with its client: Rooms and Watches are not known
 	Remote    string   `json:"remoteAddr,omitempty"`
 	Rooms     []RoomID `json:"rooms,omitempty"` // sorted
 	Watches   int      `json:"watches"`
