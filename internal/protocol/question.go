@@ -25,6 +25,7 @@ const (
 	VerbLoad       Verb = "load"       // LoadQuestion -> Load
 	VerbShed       Verb = "shed"       // LoadQuestion -> Load
 	VerbTrace      Verb = "trace"      // TraceQuestion -> parts of Trace
+	VerbCallOff    Verb = "call-off"   // no body, and no answer: who asked the question of this id waits no more
 )
 
 // AnswerStatus says what a gateway made of a question.
