@@ -169,7 +169,7 @@ func TestABusyConnectionDoesNotMakeItsGatewaySilent(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		// The first of them goes at once or waits for its second, and then the next is there: a look at it may come in between.
+		// Each of them waits for its second, and then the next is there: a look may come in between.
 		x := untilAPI(t, g, 4*Deadline, "GET", "/connections/"+laptop.ConnID(), "", func(x Answered) bool {
 			if x.text("missing") != "[]" {
 				t.Fatalf("%v", x)
