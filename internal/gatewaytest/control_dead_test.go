@@ -14,6 +14,7 @@ import (
 // Bob is on a gateway that is killed, carol on one that stands still, dave is on the first and on one that lives. Each order about them names who could not
 // do it, from the first moment on, and what can be done is done.
 func TestAnOrderNamesTheDeadGatewaysThatHoldTheUser(t *testing.T) {
+	t.Parallel()
 	r := Shared(t, Standalone)
 	flags := []string{"--cluster.reap-after=60s"}
 	a, b, c := StartGateway(t, r, Options{Name: "a", Flags: flags}), StartGateway(t, r, Options{Name: "b", Flags: flags}), StartGateway(t, r, Options{Name: "c", Flags: flags})
@@ -67,6 +68,7 @@ func TestAnOrderNamesTheDeadGatewaysThatHoldTheUser(t *testing.T) {
 // Redis is emptied, and nobody has told it anything yet. No answer takes its silence for the truth: nobody is offline, no order is carried out on nobody, and
 // whoever lives is asked, or named.
 func TestAnEmptiedRedisIsNotBelieved(t *testing.T) {
+	t.Parallel()
 	eachAPIKind(t, func(t *testing.T, r *Redis) {
 		a, b := StartGateway(t, r, Options{Name: "a"}), StartGateway(t, r, Options{Name: "b"})
 		idA, idB := a.id(t), b.id(t)

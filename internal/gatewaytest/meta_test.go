@@ -19,6 +19,7 @@ type bound struct {
 // A backend sets what is bound to alice's connection, on the gateway that holds it or any other, over HTTP or by the stream of commands. Whoever looks
 // sees it, her messages carry it, and what can't be set changes nothing.
 func TestABackendSetsWhatIsBoundToAConnection(t *testing.T) {
+	t.Parallel()
 	EachRedis(t, func(t *testing.T, r *Redis) {
 		flags := []string{"--stamp-meta", "--api.commands=control"}
 		a, b := StartGateway(t, r, Options{Name: "a", Flags: flags}), StartGateway(t, r, Options{Name: "b", Flags: flags})
@@ -88,6 +89,7 @@ func TestABackendSetsWhatIsBoundToAConnection(t *testing.T) {
 // The gateway that holds the connection stands still: whoever sets something is told within moments that it is not known what became of it, and says it
 // again when it goes on. Killed, nothing hangs, and there is no such connection.
 func TestAMetaThatIsNotHeardIsSaid(t *testing.T) {
+	t.Parallel()
 	r := Shared(t, Standalone)
 	flags := []string{"--cluster.reap-after=60s", "--cluster.lease=6s", "--cluster.quiet=6s"}
 	a, b := StartGateway(t, r, Options{Name: "a", Flags: flags}), StartGateway(t, r, Options{Name: "b", Flags: flags})
