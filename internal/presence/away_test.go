@@ -15,6 +15,40 @@ import (
 	"chatgate/internal/protocol"
 )
 
+// A connection ends while Redis is away. Its event comes late, and says how long it lived, not how long Redis was away besides.
+func TestAnEndThatRedisHearsOfLateIsNoLongerLife(t *testing.T) {
+	r := gatewaytest.Shared(t, gatewaytest.Standalone)
+	f := newFleet(t, r, withEvents, func(c *Config) { c.Timeout = 300 * time.Millisecond })
+	a := f.gateway("a")
+	alice := a.connect("alice", "")
+	if err := r.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	before := a.registry.Stats().Failed
+	a.disconnect(alice)
+	lived := time.Now().UnixMilli() - alice.Since
+	err := gatewaytest.Poll(patience, func() error {
+		if n := a.registry.Stats().Failed - before; n < 4 {
+			return fmt.Errorf("%d calls failed", n)
+		}
+		return nil
+	})
+	if err := errors.Join(err, r.Resume()); err != nil {
+		t.Fatal(err)
+	}
+	f.eventually(func() error {
+		for _, e := range f.events("alice") {
+			if e["type"] == "disconnect" {
+				if dur, err := strconv.ParseInt(e["dur"], 10, 64); err != nil || dur > lived {
+					t.Errorf("it is said to have lived for %s ms, not %d: %v", e["dur"], lived, e)
+				}
+				return nil
+			}
+		}
+		return fmt.Errorf("no disconnect")
+	})
+}
+
 // Somebody types FLUSHALL. Within seconds everyone is registered again, with the fence he had, and for the outside
 // nothing has happened: not one event.
 func TestFlushAllIsHealedWithTheSameFencesAndWithoutEvents(t *testing.T) {

@@ -110,6 +110,7 @@ type Entry struct {
 	queued atomic.Bool   // waiting in the refresh queue
 	end    atomic.Pointer[End]
 	meta   atomic.Pointer[meta] // set since it registered; nil: none
+	ended  atomic.Int64         // when, ms since 1970 by the clock of Since; 0: not known here
 }
 
 // End is what the disconnect event of a connection says of its end.
@@ -331,6 +332,7 @@ type departure struct {
 // alone. What Redis doesn't take is found by the pulse, when the index says more
 // than is held, or reaped with this gateway.
 func (r *Registry) Remove(e *Entry, end End) {
+	e.ended.CompareAndSwap(0, time.Now().UnixMilli())
 	e.end.CompareAndSwap(nil, &end) // before life says that it is there
 	before := e.life.Swap(entryGone)
 	if before == entryGone {
@@ -350,9 +352,12 @@ func (r *Registry) runRemoves(g *group, b []*departure) {
 		protocol.NewEpoch(), r.cfg.EventsKept, "",
 	}
 	for _, d := range b {
-		e, fence := d.entry, ""
+		e, fence, lived := d.entry, "", ""
 		if f := d.entry.Fence(); f != 0 {
 			fence = strconv.FormatUint(f, 10)
+		}
+		if ended := e.ended.Load(); ended != 0 { // Redis may hear of it much later
+			lived = strconv.FormatInt(max(0, ended-e.Since), 10)
 		}
 		keys = append(keys, userKeys(e.User)...)
 		// Its last meta may not have reached Redis yet.
@@ -360,7 +365,7 @@ func (r *Registry) runRemoves(g *group, b []*departure) {
 		if number == 0 {
 			text = ""
 		}
-		args = append(args, string(e.Conn), fence, string(e.User), d.end.Cause, "", d.end.Kind, d.end.Code, text)
+		args = append(args, string(e.Conn), fence, string(e.User), d.end.Cause, lived, d.end.Kind, d.end.Code, text)
 	}
 	if _, err := r.run(context.Background(), r.remove, keys, args); err != nil {
 		r.retryRemoves(g, b)
