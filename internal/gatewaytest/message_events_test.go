@@ -43,8 +43,12 @@ func TestEventsOfMessagesSayWhoAndWhere(t *testing.T) {
 			say(`{"type":"message","id":"m4","to":"bob","content":"typing","ephemeral":true}`)
 			g.ordered(t, 200, "POST", "/messages", `{"to":["bob"],"rooms":["lobby"],"content":7,"id":"m5","from":"shop"}`, nil)
 			g.ordered(t, 200, "POST", "/messages", `{"everyone":true,"content":7}`, nil)
+			g.ordered(t, 200, "PATCH", "/connections/"+alice.ConnID(), `{"meta":{"contestId":null,"seat":12}}`, nil)
+			say(`{"type":"message","id":"m6","to":"bob","content":6}`)
 
 			by := Received{Conn: alice.ConnID(), Device: "phone", Meta: json.RawMessage(`{"contestId":42}`)}
+			seated := by
+			seated.Meta = json.RawMessage(`{"seat":12}`)
 			message := func(e Received, user, id, to, room, status string, offset uint64, devices int, content string) Received {
 				e.Type, e.User, e.Message, e.To, e.Room, e.Status, e.Offset, e.Devices, e.Content = "message", user, id, to, room, status, offset, devices, json.RawMessage(content)
 				return e
@@ -55,6 +59,7 @@ func TestEventsOfMessagesSayWhoAndWhere(t *testing.T) {
 				"m2 lobby":  message(by, "alice", "m2", "", "lobby", "routed", 1, 0, `null`),
 				"m3 nobody": message(by, "alice", "m3", "nobody", "", "stored", 1, 0, `[1]`),
 				"m5 bob":    message(shop, "shop", "m5", "bob", "", "routed", 2, 1, `7`),
+				"m6 bob":    message(seated, "alice", "m6", "bob", "", "routed", 3, 1, `6`),
 				"m5 lobby":  message(shop, "shop", "m5", "", "lobby", "routed", 2, 0, `7`),
 			}
 			var got map[string]Received

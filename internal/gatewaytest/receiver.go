@@ -38,6 +38,7 @@ type Receiver struct {
 	all      []Received
 	last     *http.Request
 	body     []byte
+	sizes    []int // of the bodies it took
 }
 
 // StartReceiver starts one on loopback, and ends it with the test.
@@ -110,6 +111,7 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 		r.all = append(r.all, e)
 	}
 	r.last, r.body = request, body
+	r.sizes = append(r.sizes, len(body))
 }
 
 // Events returns what came so far, in the order it came.
@@ -145,6 +147,13 @@ func (r *Receiver) Last() (*http.Request, []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.last, r.body
+}
+
+// Sizes returns how large the bodies were that were taken, bytes, in the order they came.
+func (r *Receiver) Sizes() []int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.sizes)
 }
 
 // Once returns the events without repetitions, the number of those, and an error when an id came for two different events,

@@ -162,13 +162,19 @@ func (s *session) welcome(id []byte, rooms []protocol.RoomResume) []protocol.Roo
 	if len(about.Rooms) == 0 {
 		return rooms
 	}
-	var meta string
-	decision, err := s.ask(about, func(d *hook.Decision) (err error) {
-		meta, err = s.merged(d)
-		return err
-	})
-	s.bind(meta)
+	decision, err := s.ask(about, checkMeta)
 	let := make([]protocol.RoomResume, 0, len(rooms))
+	if err == nil && *decision.Allow {
+		if e := s.bindSaid(decision); e != nil {
+			// Not let in as if nothing was said: what the client bound must not be a way around what the backend binds.
+			for _, name := range about.Rooms {
+				e.Rooms = append(e.Rooms, protocol.RoomID(name))
+			}
+			e.ID = string(id)
+			s.refuse(e)
+			return slices.DeleteFunc(append(let, rooms...), func(r protocol.RoomResume) bool { return !invited(r) })
+		}
+	}
 	refused := make(map[hook.Denial][]protocol.RoomID)
 	for _, r := range rooms {
 		denial, denied := hook.Denial{}, false
@@ -206,42 +212,33 @@ func (s *session) passed(f *protocol.Frame) ([]byte, bool) {
 	}
 	about := s.inquire(hook.AskMessage)
 	about.ID, about.To, about.Room, about.Content, about.Ephemeral = string(f.ID), string(f.To), string(f.Room), f.Content, f.Ephemeral
-	var meta string
-	decision, err := s.ask(about, func(d *hook.Decision) (err error) {
-		if err = s.checkContent(d); err == nil {
-			meta, err = s.merged(d)
-		}
-		return err
-	})
-	s.bind(meta)
+	decision, err := s.ask(about, checkMeta)
+	var e *protocol.ReplyError
 	switch {
 	case err != nil:
-		s.refuse(undecided.ReplyError(f.ID))
-		return nil, false
+		e = undecided.ReplyError(f.ID)
 	case !*decision.Allow:
-		s.refuse(decision.ReplyError(f.ID))
+		e = decision.ReplyError(f.ID)
+	case !s.holds(decision):
+		// Not sent as it came: that it leaves no room for a change must not be a way around it.
+		e = &protocol.ReplyError{Code: protocol.CodeTooLarge, Message: "content: too large with what the backend makes of it", Limit: protocol.LimitFrameBytes}
+	default:
+		e = s.bindSaid(decision)
+	}
+	if e != nil {
+		e.ID = string(f.ID)
+		s.refuse(e)
 		return nil, false
-	case decision.Changes():
+	}
+	if decision.Changes() {
 		return decision.Content, true
 	}
 	return f.Content, true
 }
 
-// checkContent holds changed content to the rules of a client's.
-func (s *session) checkContent(d *hook.Decision) error {
-	if !d.Changes() {
-		return nil
-	}
-	f := frames.Get().(*protocol.Frame)
-	defer frames.Put(f)
-	frame := append(append([]byte(`{"type":"message","to":"x","content":`), d.Content...), '}')
-	if int64(len(frame)) > s.handler.cfg.MaxFrameBytes {
-		return errors.New("content: too large")
-	}
-	if err := f.Decode(frame); err != nil {
-		return err
-	}
-	return nil
+// holds reports whether a frame holds what a decision makes of a message. What a content may be was seen when it was read.
+func (s *session) holds(d *hook.Decision) bool {
+	return !d.Changes() || int64(len(`{"type":"message","to":"x","content":}`)+len(d.Content)) <= s.handler.cfg.MaxFrameBytes
 }
 
 // undecided is what a client is told whose backend does not answer.

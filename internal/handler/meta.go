@@ -12,20 +12,33 @@ import (
 // A backend may bind other values to a connection while it lives: with a decision, or by the server API. Both merge into what is there,
 // in the connection's turn, so that two of them never mix.
 
-// merged is what a decision makes of the connection's meta; "": it says nothing of it.
-func (s *session) merged(d *hook.Decision) (string, error) {
-	if d.Meta == nil || string(d.Meta) == "null" {
-		return "", nil
+// saysMeta reports whether a decision says something of the connection's meta.
+func saysMeta(d *hook.Decision) bool { return d.Meta != nil && string(d.Meta) != "null" }
+
+// checkMeta finds what is wrong with what a decision says of the connection's meta, whatever is there now.
+func checkMeta(d *hook.Decision) error {
+	if !saysMeta(d) {
+		return nil
 	}
-	return protocol.MergeMeta(s.entry.MetaNow(), d.Meta)
+	_, err := protocol.MergeMeta("", d.Meta)
+	return err
 }
 
-// bind binds another meta to the connection; "" changes nothing. It counts from here on, and nobody waits until Redis has it.
-func (s *session) bind(meta string) {
-	if meta != "" && meta != s.entry.MetaNow() {
+// bindSaid binds what a decision says of the connection's meta, or returns what its client is told where what is there now leaves no room for
+// it. It counts from here on, and nobody waits until Redis has it.
+func (s *session) bindSaid(d *hook.Decision) *protocol.ReplyError {
+	if !saysMeta(d) {
+		return nil
+	}
+	meta, err := protocol.MergeMeta(s.entry.MetaNow(), d.Meta)
+	if err != nil {
+		return &protocol.ReplyError{Code: protocol.CodeTooLarge, Message: "meta: no room for what the backend binds", Limit: protocol.LimitMeta}
+	}
+	if meta != s.entry.MetaNow() {
 		s.handler.registry.SetMeta(s.entry, meta)
 		s.identify()
 	}
+	return nil
 }
 
 // setMeta merges into the meta of a connection here what a backend says by the server API, and waits for Redis to have it.

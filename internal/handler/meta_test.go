@@ -124,7 +124,7 @@ func TestADecisionBindsMeta(t *testing.T) {
 func TestAMetaThatCanNotBeBoundIsNoAnswer(t *testing.T) {
 	for name, meta := range map[string]string{
 		"a list": `[1]`, "a text": `"x"`, "twice": `{"a":1,"a":2}`, "half a pair": `{"a":"\ud800"}`,
-		"too large": `{"a":"` + strings.Repeat("x", protocol.MaxMetaBytes) + `"}`, "too large with what is there": `{"a":"` + strings.Repeat("x", protocol.MaxMetaBytes-10) + `"}`,
+		"too large": `{"a":"` + strings.Repeat("x", protocol.MaxMetaBytes) + `"}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBackend(t, func(hook.Inquiry) string { return `{"allow":true,"content":2,"meta":` + meta + `}` })
@@ -146,6 +146,48 @@ func TestAMetaThatCanNotBeBoundIsNoAnswer(t *testing.T) {
 			if got := lenient.metaHere("carol"); got != `{"seat":8}` {
 				t.Errorf("it is %s", got)
 			}
+		})
+	}
+}
+
+// A client that leaves no room for what the backend binds, or makes of its message, is refused, also where the operator lets through what nobody decides: else a
+// meta or a message large enough would be a way around the backend. Once there is room, it is let through as the backend said.
+func TestWhoLeavesNoRoomForADecisionIsNotLetThrough(t *testing.T) {
+	b := newBackend(t, func(q hook.Inquiry) string {
+		if len(q.Rooms) > 0 {
+			return `{"allow":true,"deny":{"staff":{}},"meta":{"seen":true}}`
+		}
+		return `{"allow":true,"content":{"was":` + string(q.Content) + `,"checkedBy":"somebody who has a long name"},"meta":{"seen":true}}`
+	})
+	for name, lenient := range map[string]bool{"deny": false, "allow": true} {
+		t.Run(name, func(t *testing.T) {
+			g := embedded(t, func(s *settings) { s.handler.Decider = b.decider(patience, lenient, hook.AskMessage, hook.AskJoin) })
+			full := `{"a":"` + strings.Repeat("x", protocol.MaxMetaBytes-len(`{"a":""}`)) + `"}`
+			alice, bob := g.connect("alice", "meta", json.RawMessage(full)), g.connect("bob")
+			alice.say(`{"type":"message","id":"m","to":"bob","content":"a curse"}`)
+			if f := alice.wantRefusal(protocol.CodeTooLarge, "meta: no room"); f.ID != "m" || f.Limit != protocol.LimitMeta {
+				t.Errorf("%s", f.Raw)
+			}
+			for _, room := range []string{"staff", "hall"} {
+				alice.say(fmt.Sprintf(`{"type":"join","id":%q,"room":%q}`, room, room))
+				if f := alice.wantRefusal(protocol.CodeTooLarge, "meta: no room"); f.ID != room || !strings.Contains(string(f.Raw), `"rooms":["`+room+`"]`) {
+					t.Errorf("%s", f.Raw)
+				}
+			}
+			if got := g.metaHere("alice"); got != full {
+				t.Errorf("it is %s", got)
+			}
+			carol := g.connect("carol")
+			carol.say(`{"type":"message","id":"large","to":"bob","content":"` + strings.Repeat("x", int(g.handler.cfg.MaxFrameBytes)-64) + `"}`)
+			carol.wantRefusal(protocol.CodeTooLarge, "content: too large")
+			if got := g.metaHere("carol"); got != "" {
+				t.Errorf("a refused message has bound %s", got)
+			}
+			carol.say(`{"type":"message","id":"m","to":"bob","content":"a curse"}`)
+			if f := bob.next("message"); !strings.Contains(string(f.Raw), `"content":{"was":"a curse","checkedBy":`) {
+				t.Errorf("%.200s", f.Raw)
+			}
+			alice.wantAlive()
 		})
 	}
 }

@@ -57,7 +57,7 @@ type SinkConfig struct {
 	Timeout    time.Duration `yaml:"timeout" default:"10s"`    // of one attempt to deliver a batch
 	RetryAfter time.Duration `yaml:"retry-after" default:"1s"` // the pause after a failure is random up to this, doubled with each
 	RetryMost  time.Duration `yaml:"retry-most" default:"30s"` // but never longer than this
-	Parallel   int           `yaml:"parallel" default:"4"`     // deliveries at a time, on Redis Cluster; elsewhere there is one
+	Parallel   int           `yaml:"parallel" default:"4"`     // deliveries at a time: of groups on Redis Cluster, and of messages beside the other events
 
 	// Exactly one of these.
 	Webhook *WebhookConfig `yaml:"webhook"`

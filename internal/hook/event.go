@@ -136,8 +136,9 @@ func (e *Event) set(name, value string) {
 		var frame struct {
 			Content json.RawMessage `json:"content"`
 		}
-		if json.Unmarshal(protocol.AppendMessageTail([]byte(value), "", 0), &frame) == nil {
-			e.Content = frame.Content
+		var compact bytes.Buffer // SQL gets what the others get
+		if json.Unmarshal(protocol.AppendMessageTail([]byte(value), "", 0), &frame) == nil && json.Compact(&compact, frame.Content) == nil {
+			e.Content = compact.Bytes()
 		}
 	case "ms":
 		e.Ms = whole()

@@ -6,7 +6,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -118,6 +120,55 @@ func TestMessagesPushNothingElseOut(t *testing.T) {
 	})
 }
 
+// Large messages come a few at a time, however many a batch may hold, also to who takes over what was read: no answer of Redis is so large that it can't be had in
+// time, and small ones still come together.
+func TestLargeMessagesComeAFewAtATime(t *testing.T) {
+	w, to := newWorld(t, gatewaytest.Shared(t, gatewaytest.Standalone)), gatewaytest.StartReceiver(t)
+	w.messages = true
+	const before, large, small = 20, 40, 200
+	for range before {
+		w.said("alice", "user0", `0`)
+	}
+	for i := range large {
+		w.said("alice", "user0", fmt.Sprintf(`"%d %s"`, i, strings.Repeat("x", 100_000)))
+	}
+	for range small {
+		w.said("alice", "user0", `0`)
+	}
+	to.Answer(503)
+	sink := webhookTo(to, Filter{})
+	sink.Batch = 1000
+	a := w.gateway("a", sink)
+	w.eventually(func() error {
+		if n := a.hooks.Stats()[0].Failures; n == 0 {
+			return fmt.Errorf("nothing was tried yet")
+		}
+		return nil
+	})
+	a.kill()
+	w.gateway("b", sink)
+	to.Answer(0)
+	var events []gatewaytest.Received
+	w.eventually(func() (err error) {
+		if events, _, err = to.Once(); err != nil || len(events) != before+large+small {
+			return fmt.Errorf("%d events came (%w)", len(events), err)
+		}
+		return nil
+	})
+	for i, e := range events[before : before+large] {
+		if content := string(e.Content); !strings.HasPrefix(content, fmt.Sprintf(`"%d `, i)) {
+			t.Errorf("%.10s came as number %d", content, i)
+		}
+	}
+	batches := to.Sizes()
+	if n := slices.Max(batches); n > 2_000_000 {
+		t.Errorf("%d bytes came at once", n)
+	}
+	if len(batches) > 12 {
+		t.Errorf("%d batches came", len(batches))
+	}
+}
+
 // Every field of an event of a message, as a sink gets it and as SQL does.
 func TestAnEventOfAMessage(t *testing.T) {
 	w, to := newWorld(t, gatewaytest.StartEmbedded(t)), gatewaytest.StartReceiver(t)
@@ -174,5 +225,20 @@ func TestAStrangeEventOfAMessageIsNoTrouble(t *testing.T) {
 				t.Errorf("the event is %s", got)
 			}
 		})
+	}
+}
+
+// SQL gets the content that the other sinks get: without the spaces its sender put between its parts.
+func TestStatementsGetContentWithoutSpaces(t *testing.T) {
+	e, err := parseEvent(keyspace.All, fromMessages, []any{"5-0", []any{"frame", `{"type":"message","id":"m","from":"a","to":"b","content":{"text": "a  b", "n": [1,  2]}`}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := parseStatement("SELECT :content, :content.n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]any{`{"text":"a  b","n":[1,2]}`, `[1,2]`}, s.args(e)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

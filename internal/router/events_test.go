@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -157,5 +158,41 @@ func TestEventsOfMessagesAreBounded(t *testing.T) {
 		if err != nil || n < 100 || n > 300 || top != "1000" {
 			t.Errorf("%d events are kept of %s (%v)", n, top, err)
 		}
+	})
+}
+
+// An event is kept no longer than the message is: what is older than that leaves the stream when a log is looked at, which is once an hour, and with the last
+// message the stream goes too.
+func TestEventsOfMessagesAreKeptNoLongerThanMessages(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		net := newCluster(t, r)
+		a := net.gateway("a", withEvents)
+		ctx, g := context.Background(), net.layout.GroupOf("u:bob")
+		key, age := keyspace.MessageEvents(g), a.router.cfg.Retention
+		for i, ago := range []time.Duration{age + time.Hour, age + time.Minute, age - time.Minute, time.Hour} {
+			if err := r.Client().XAdd(ctx, &redis.XAddArgs{
+				Stream: key, ID: fmt.Sprintf("%d-0", time.Now().Add(-ago).UnixMilli()), Values: []string{"n", strconv.Itoa(i + 1)},
+			}).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wantKept := func(story string, want int64) {
+			t.Helper()
+			n, err := r.Client().XLen(ctx, key).Result()
+			ttl := r.Client().PTTL(ctx, key).Val()
+			if err != nil || n != want || ttl < age-time.Minute || ttl > age+3*time.Hour {
+				t.Errorf("%s: %d events are kept (%v), want %d, for %v, want %v", story, n, err, want, ttl, age)
+			}
+		}
+		a.send("alice", "bob", "m1", `1`).wantStored(1)
+		wantKept("the first message to bob", 3)
+		h := net.head("bob")
+		h.extended = time.Now().Unix() - 3700
+		net.setHead("bob", h)
+		if err := r.Client().Persist(ctx, key).Err(); err != nil {
+			t.Fatal(err)
+		}
+		a.send("alice", "bob", "m2", `2`).wantStored(2)
+		wantKept("a message an hour later", 4)
 	})
 }

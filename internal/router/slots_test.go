@@ -4,6 +4,8 @@ package router
 
 import (
 	"context"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -14,12 +16,12 @@ import (
 )
 
 // An operator moves bob's partition to another master of the Cluster, while alice sends without pause. While the slot is torn between two
-// masters a message may be refused; what is acknowledged is stored once, at its offset. The channel moves too: b subscribes on the new
+// masters a message may be refused; what is acknowledged is stored once, at its offset, and each has its event. The channel moves too: b subscribes on the new
 // master within moments, and bob hears again.
 func TestPartitionThatMovesToAnotherMaster(t *testing.T) {
 	r := gatewaytest.StartCluster(t)
 	town := newCluster(t, r)
-	a, b := town.gateway("a", prompt), town.gateway("b", prompt)
+	a, b := town.gateway("a", prompt, withEvents), town.gateway("b", prompt)
 	bob := b.connect("bob")
 	a.send("alice", "bob", "before", `0`).wantRouted(1, 1)
 
@@ -57,6 +59,15 @@ func TestPartitionThatMovesToAnotherMaster(t *testing.T) {
 			t.Errorf("stored twice: %s", f)
 		}
 		stored[f] = offsets[i]
+	}
+	told := town.events("u:bob")
+	if len(told) != len(offsets) {
+		t.Errorf("%d messages are stored, and there are %d events", len(offsets), len(told))
+	}
+	for i, m := range told {
+		if f := strings.Fields(m.sent); len(f) != 5 || f[2] != strconv.FormatUint(offsets[0]+uint64(i), 10) {
+			t.Errorf("event %d is of %q", i+1, m.sent)
+		}
 	}
 	refused, slowest := 0, time.Duration(0)
 	for _, s := range all {

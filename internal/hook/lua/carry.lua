@@ -1,8 +1,8 @@
 -- carry: a gateway's turn in carrying one group's events to one sink.
 --
 -- KEYS  1 ev or evm  2 sinks  3 num
--- ARGV  1 sink  2 gateway  3 lease ms  4 how many events to read; 0: only keep the
---       lease, -1: give it up  5 read, as the last answer said; '' when none did
+-- ARGV  1 sink  2 gateway  3 lease ms  4 how many events to read, at most; 0: only
+--       keep the lease, -1: give it up  5 read, as the last answer said; '' when none did
 --       6 number of the last event acknowledged here (0: none)  7 ev or evm, then the
 --       stream ids to acknowledge
 -- Returns { state, read, top, acked, lost, again, events {id, {field, value, ...}} }
@@ -28,6 +28,7 @@ local known = redis.call('HGET', KEYS[2], field)
 local holder, till, read, acked = string.match(known or '', '^(%S+) (%d+) (%d+) (%d+)$')
 read, acked = tonumber(read) or 0, tonumber(acked) or 0
 local state, lost, again, events = 'kept', 0, 0, {}
+local most = 512 * 1024 -- bytes of events in an answer, about
 
 local function answer()
   return { state, int(read), int(top), int(acked), int(lost), again, events }
@@ -107,16 +108,27 @@ if state == 'taken' or ARGV[5] ~= int(read) then
 end
 if #events == 0 then
   acked = math.max(acked, read)
-  local r = ask(function() return redis.pcall('XREADGROUP', 'GROUP', sink, gw, 'COUNT', count, 'STREAMS', KEYS[1], '>') end)
-  if r and r.err then return redis.error_reply(r.err) end
-  if r and r[1] then
-    events = r[1][2]
-    for i = 1, #events do
-      local n = numberOf(events[i])
+  -- A few at a time, no more than those before let expect to have room: a gateway that can't get an answer in time
+  -- would ask for the same for ever, and Redis does nothing else while it puts it together.
+  local bytes = 0
+  repeat
+    local want = 4
+    if #events > 0 then want = math.max(1, math.min(16, math.floor((most - bytes) * #events / bytes))) end
+    want = math.min(want, count - #events)
+    local r = ask(function() return redis.pcall('XREADGROUP', 'GROUP', sink, gw, 'COUNT', want, 'STREAMS', KEYS[1], '>') end)
+    if r and r.err then
+      if #events == 0 then return redis.error_reply(r.err) end
+      break -- what was read before is given out
+    end
+    local more = r and r[1] and r[1][2] or {}
+    for i = 1, #more do
+      events[#events + 1] = more[i]
+      for _, v in ipairs(more[i][2]) do bytes = bytes + #v end
+      local n = numberOf(more[i])
       lost = lost + math.max(0, n - read - 1)
       read = n
     end
-  end
+  until #more < want or #events == count or bytes >= most
 end
 save(now + tonumber(ARGV[3]))
 return answer()

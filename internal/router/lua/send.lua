@@ -218,6 +218,7 @@ local function extend(L, logKey, stream)
   call('XTRIM', stream, 'MINID', int(lo))
 end
 
+local looked = false
 for a = 1, n do
   local L, logKey = logs[a], KEYS[2 + 3 * a]
   if L and L.key then
@@ -230,8 +231,16 @@ for a = 1, n do
     else
       call('HSET', logKey, 'h', formatLog(L), L.key, L.record)
     end
-    if due then extend(L, logKey, KEYS[3 + 3 * a]) end
+    if due then
+      extend(L, logKey, KEYS[3 + 3 * a])
+      looked = true
+    end
   end
+end
+-- What an event says of a message is not kept for longer than the message is.
+if evented and looked then
+  call('PEXPIRE', KEYS[#KEYS], streamTTL + slack)
+  call('XTRIM', KEYS[#KEYS], 'MINID', int(now - streamTTL))
 end
 if m == 0 then return line end
 return line .. '\n' .. table.concat(answer, '\n')
