@@ -268,6 +268,7 @@ func TestFaultSinkDown(t *testing.T) {
 // The gateway that carries the events is killed, again and again, while people talk, come and go. Nothing is lost, each user's events
 // stay in order, what comes twice has the same id, and each message that is stored has one event.
 func TestFaultKilledCarrier(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []Kind{Standalone, Cluster} {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
@@ -308,6 +309,7 @@ func TestFaultKilledCarrier(t *testing.T) {
 // A gateway with many connections is killed -9, sometimes in the middle of an ordinary mass disconnect. Each connection has one
 // disconnect event, and nobody else has any.
 func TestFaultEventsOfAKilledGateway(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []Kind{Standalone, Cluster} {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()

@@ -167,6 +167,7 @@ func (w *linearWorker) read(in linearInput) error {
 // gateways are killed, their connections to Redis cut, and Redis stands still. What all of them were told is explained by logs that append
 // each message once, in one order, and forget nothing.
 func TestLogsAreLinearizableThroughFaults(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []Kind{Embedded, Standalone, Cluster} {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
