@@ -158,7 +158,9 @@ func (d *database) exec(ctx context.Context, prepared *sql.Stmt, i int, e *Event
 	if m, ok := errors.AsType[*mysql.MySQLError](err); ok {
 		switch m.Number {
 		case errDuplicateKey:
-			return nil // it is there already, which is what a second delivery finds
+			if !d.statements[i].updates {
+				return nil // it is there already, which is what a second delivery finds
+			}
 		case errUnknownStatement, errPrepareAgain:
 			d.forget(i) // what stands between forgot it, or the server did
 		}

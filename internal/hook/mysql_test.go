@@ -162,6 +162,27 @@ func TestAValueOfAnotherKindHoldsNothingUp(t *testing.T) {
 	}
 }
 
+// A row that is there already is what a second delivery finds. An update that would give a row the key of another was not done, and says so.
+func TestAKeyThatIsThereAlready(t *testing.T) {
+	m, db := gatewaytest.SharedMariaDB(t)
+	must(t, m.Exec("CREATE TABLE "+db+".keyed (user VARCHAR(64) PRIMARY KEY, seat INT UNIQUE)"))
+	w := newWorld(t, gatewaytest.Shared(t, gatewaytest.Embedded))
+	a := w.gateway("a", into(m, db,
+		StatementConfig{Filter: Filter{Types: []string{"connect"}}, SQL: "INSERT INTO keyed (user) VALUES (:user)"},
+		StatementConfig{Filter: Filter{Types: []string{"disconnect"}}, SQL: "update keyed SET seat = :meta.seat WHERE user = :user"}))
+	for _, user := range []string{"alice", "bob", "alice"} {
+		w.happen(user)
+	}
+	for _, user := range []string{"alice", "bob"} {
+		w.happen(user, "type", "disconnect", "meta", `{"seat":1}`)
+	}
+	w.happen("carol")
+	w.wantRows(m, "SELECT user, seat FROM "+db+".keyed WHERE user <> 'bob' ORDER BY user", "alice 1", "carol NULL")
+	if s := w.wantSettled(a); s.Refused != 1 || s.Delivered != 5 {
+		t.Errorf("counted %+v", s)
+	}
+}
+
 // What MySQL says of a value, in numbers that MariaDB has other states for.
 func TestWhatIsTheLastWordOfADatabase(t *testing.T) {
 	for name, tc := range map[string]struct {

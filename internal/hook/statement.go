@@ -13,9 +13,10 @@ import (
 // statement is SQL whose :names became question marks, and the names in their order.
 // Values go to the server as parameters of a prepared statement, never into the text.
 type statement struct {
-	filter Filter
-	text   string
-	names  []string
+	filter  Filter
+	text    string
+	names   []string
+	updates bool // a key that is there already is another row's, and nothing was done
 }
 
 // fields of an event that a statement may name.
@@ -73,7 +74,7 @@ func parseStatement(sql string) (*statement, error) {
 	if sql == "" {
 		return nil, errors.New("is empty")
 	}
-	s := &statement{}
+	s := &statement{updates: len(sql) > 6 && strings.EqualFold(sql[:6], "UPDATE")}
 	var text strings.Builder
 	for i := 0; i < len(sql); {
 		if end := quoted(sql[i:]); end != 0 {
