@@ -107,9 +107,9 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close") // or net/http would wait for the rest of it before it answers
 	}
 	if x, ok := answer.(lined); ok {
+		status = x.tell(w, r)
 		a.calls.count(c.operation, status)
-		a.log.Debug("api call", "op", c.operation, "key", c.by)
-		x.tell(w, r)
+		a.log.Debug("api call", "op", c.operation, "status", status, "key", c.by, "dur", time.Since(began).Round(time.Millisecond))
 		return
 	}
 	a.calls.count(c.operation, status)

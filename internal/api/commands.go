@@ -45,6 +45,8 @@ const (
 	commandsAtATime = 64                    // in the hand of one gateway
 	commandsPoll    = 50 * time.Millisecond // between looks at a stream that had nothing
 	commandsPause   = 500 * time.Millisecond
+	// commandBytes is about how much is taken at a time: what can't be had within a call's timeout would never be had.
+	commandBytes = 4 << 20
 	// commandTries is how often a command is handed out that could not be done, or whose gateway died of it, before it is given up.
 	commandTries = 5
 	// commandsCaller stands where a key's name does.
@@ -99,7 +101,42 @@ func NewCommands(client redis.UniversalClient, a *API, cfg CommandsConfig) *Comm
 type command struct {
 	id     string // of its entry
 	tries  int64  // how often it was handed out, this time included
+	again  bool   // it may have been done before
+	twice  bool   // a field was
 	fields map[string]string
+}
+
+// put is when the command came, ms since 1970 by the clock of Redis; 0: its id doesn't say, because a backend made it up.
+func (x *command) put() int64 {
+	ms, _, _ := strings.Cut(x.id, "-")
+	n, err := strconv.ParseInt(ms, 10, 64)
+	if err != nil || n < leastTime {
+		return 0
+	}
+	return min(n, time.Now().UnixMilli())
+}
+
+// leastTime is a moment before any command, ms since 1970.
+const leastTime = 1_000_000_000_000
+
+// once keeps a command that may have been done before from doing more than it did then: whoever came back since, or has another token
+// since, is not who was meant. A message has its id for that.
+func (x *command) once(request any) {
+	put := x.put()
+	before := func(to *int64) {
+		if *to == 0 || *to > put {
+			*to = put
+		}
+	}
+	if !x.again || put == 0 {
+		return
+	}
+	switch q := request.(type) {
+	case *DisconnectUserRequest:
+		before(&q.Before)
+	case *RevokeRequest:
+		before(&q.Before)
+	}
 }
 
 // Run takes commands until ctx ends. What is in hand then is left to the other gateways where it isn't done by itself.
@@ -175,7 +212,8 @@ func (c *Commands) next(ctx context.Context, most int) ([]*command, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
 	gone := 10 * c.cfg.Takeover
-	answer, err := c.take.Run(ctx, c.client, []string{keyspace.Commands()}, string(c.cfg.Gateway), most, stale.Milliseconds(), gone.Milliseconds()).Slice()
+	answer, err := c.take.Run(ctx, c.client, []string{keyspace.Commands()},
+		string(c.cfg.Gateway), most, stale.Milliseconds(), gone.Milliseconds(), commandBytes, maxBody+1).Slice()
 	if err != nil {
 		return nil, err
 	}
@@ -192,11 +230,13 @@ func (c *Commands) next(ctx context.Context, most int) ([]*command, error) {
 		if len(one) != 3 {
 			return nil, fmt.Errorf("an entry of %d values", len(one))
 		}
-		x := &command{tries: asInt(one[1]), fields: make(map[string]string)}
+		x := &command{tries: asInt(one[1]), again: asInt(one[1]) > 1, fields: make(map[string]string)}
 		x.id, _ = one[0].(string)
 		pairs, _ := one[2].([]any)
 		for i := 0; i+1 < len(pairs); i += 2 {
 			name, _ := pairs[i].(string)
+			_, before := x.fields[name]
+			x.twice = x.twice || before
 			x.fields[name], _ = pairs[i+1].(string)
 		}
 		if x.tries > 1 {
@@ -240,6 +280,14 @@ func fateOf(answer any) (f fate, after time.Duration) {
 				f, after = fateLater, max(after, time.Duration(e.RetryAfterMs)*time.Millisecond)
 			}
 		}
+	case *RoomsAnswer:
+		for i := range x.Connections {
+			for _, o := range x.Connections[i].Rooms {
+				if o == protocol.RoomUnavailable || o == protocol.RoomBusy {
+					f = fateLater
+				}
+			}
+		}
 	}
 	return f, max(after, commandsPoll)
 }
@@ -269,6 +317,7 @@ func (c *Commands) try(ctx context.Context, x *command) (status int, answer any)
 	until := time.Now().Add(c.api.cfg.Deadline)
 	for {
 		status, answer = c.do(ctx, x)
+		x.again = true
 		f, after := fateOf(answer)
 		if f != fateLater || time.Now().Add(after).After(until) || ctx.Err() != nil {
 			return status, answer
@@ -293,6 +342,7 @@ func (c *Commands) do(ctx context.Context, x *command) (status int, answer any) 
 		if !slices.Contains(c.cfg.Scopes, o.Scope) {
 			return refuse(CodeForbidden, "commands lack the scope "+string(o.Scope))
 		}
+		x.once(request)
 		if q, ok := request.(*SendRequest); ok {
 			// What is handed out twice is the same message, and stored once.
 			if q.IdempotencyKey = protocol.MessageID(x.fields[fieldKey]); q.IdempotencyKey == "" && q.ID == "" {
@@ -314,7 +364,10 @@ func (x *command) check() ([]byte, *Problem) {
 			return nil, bad("command", "unknown field")
 		}
 	}
-	if x.fields[fieldOperation] == "" {
+	switch {
+	case x.twice:
+		return nil, bad("command", "a field is given twice")
+	case x.fields[fieldOperation] == "":
 		return nil, bad(fieldOperation, "missing")
 	}
 	for name, most := range map[string]int{fieldKey: protocol.MaxMessageIDBytes, fieldReply: protocol.MaxIDBytes} {

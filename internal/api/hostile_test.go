@@ -66,11 +66,12 @@ func TestEveryOperationRefusesWhatItDoesNotTake(t *testing.T) {
 	})
 	type attempt struct {
 		method, path, kind, key, body string
+		coding                        string
 		want                          []Code
 	}
 	tried := 0
 	for _, o := range operations {
-		good := attempt{o.Method, pathOf(o), "application/json", secret, "", nil}
+		good := attempt{o.Method, pathOf(o), "application/json", secret, "", "", nil}
 		refused := func(name string, change func(*attempt), want ...Code) {
 			t.Helper()
 			x := good
@@ -82,6 +83,9 @@ func TestEveryOperationRefusesWhatItDoesNotTake(t *testing.T) {
 			}
 			if x.kind != "" {
 				r.Header.Set("Content-Type", x.kind)
+			}
+			if x.coding != "" {
+				r.Header.Set("Content-Encoding", x.coding)
 			}
 			w := httptest.NewRecorder()
 			a.ServeHTTP(w, r)
@@ -137,6 +141,9 @@ func TestEveryOperationRefusesWhatItDoesNotTake(t *testing.T) {
 		}
 		for _, kind := range []string{"", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/json5", "application", ";"} {
 			refused("as "+kind, func(x *attempt) { x.kind, x.body = kind, `{"other":"canary"}` }, CodeUnsupportedMedia)
+		}
+		for _, coding := range []string{"gzip", "identity, gzip", "br"} {
+			refused("in "+coding, func(x *attempt) { x.coding, x.body = coding, `{"other":"canary"}` }, CodeUnsupportedMedia)
 		}
 		for _, body := range []string{
 			"", " ", "null", "[]", "1", `"canary"`, "true", "{", `{"`, `{}{}`, `{"other":"canary"}`, `{"other":{"canary":1}}`, `{"":1}`, "\ufeff{}", "{\"a\":\"\xff\"}", `{"a":tru}`, `{'a':1}`, "{\"a\":1,}",

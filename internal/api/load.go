@@ -62,8 +62,12 @@ func (a *API) steer(ctx context.Context, id protocol.GatewayID, verb protocol.Ve
 	}
 	if len(replies.Answers) == 0 {
 		switch replies.Missing[0].Reason {
-		case router.MissingDead, router.MissingUnreached:
+		case router.MissingDead:
 			return nil, isDead(id)
+		case router.MissingUnreached: // killed a moment ago, or without a subscription for one
+			p := refuse(CodeUnavailable, "the gateway is not reached").after(awhile)
+			p.Missing = []protocol.GatewayID{id}
+			return nil, p
 		}
 		return nil, refuse(CodeUnknown, "the gateway did not answer in time").after(awhile)
 	}
@@ -74,6 +78,7 @@ func (a *API) steer(ctx context.Context, id protocol.GatewayID, verb protocol.Ve
 	return &GatewayAnswer{ID: id, State: l.State, Connections: l.Connections, Shedding: l.Shedding}, nil
 }
 
+// isDead is the answer about a gateway that is.
 func isDead(id protocol.GatewayID) *Problem {
 	p := refuse(CodeNotFound, "the gateway is dead")
 	p.Missing = []protocol.GatewayID{id}

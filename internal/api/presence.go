@@ -171,5 +171,8 @@ func (a *API) getRoomMembers(ctx context.Context, q *MembersRequest) (*MembersAn
 	if err != nil {
 		return nil, err
 	}
+	if page.Unsure {
+		return nil, presence.ErrUnsure
+	}
 	return &MembersAnswer{Room: q.Room, Count: page.Count, Users: listed(page.Users), Next: page.Next, Missing: a.missing()}, nil
 }

@@ -56,7 +56,7 @@ var Codes = []CodeInfo{
 	{CodeTimeout, 408, "Request not complete in time", true, "The body did not come in time; nothing was done."},
 	{CodeConflict, 409, "Conflict", false, "The same idempotency key was used for another content."},
 	{CodeTooLarge, 413, "Too large", false, "The body, or the message in it, is over the limit that `detail` names."},
-	{CodeUnsupportedMedia, 415, "Unsupported media type", false, "The body must be `application/json`."},
+	{CodeUnsupportedMedia, 415, "Unsupported media type", false, "The body must be `application/json`, and not compressed."},
 	{CodeLimited, 429, "Too many requests", true, "This key may call again after `retryAfterMs`."},
 	{CodeInternal, 500, "Internal error", true, "A mistake of the gateway."},
 	{CodeOverloaded, 503, "Overloaded", true, "The gateway has too much to do; nothing was done. Again after `retryAfterMs`."},
@@ -78,7 +78,7 @@ func infoOf(c Code) *CodeInfo {
 type Problem struct {
 	problem.Problem
 	ID      protocol.MessageID   `json:"id,omitempty" doc:"Of a message: its id."`
-	Missing []protocol.GatewayID `json:"missing,omitempty" doc:"Of a connection that isn't found: gateways that are dead and not cleaned up after yet, one of which may have held it. Of a gateway that is dead: itself."`
+	Missing []protocol.GatewayID `json:"missing,omitempty" doc:"Of a connection that isn't found: gateways that are dead and not cleaned up after yet, one of which may have held it. Of a gateway that is dead or not reached: itself."`
 	Results []Result             `json:"results,omitempty" doc:"Of a message: what became of it at each receiver."`
 
 	allow string // header of a 405

@@ -132,6 +132,11 @@ func (a *API) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *Problem
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
 		return nil, refuse(CodeUnsupportedMedia, "Content-Type: must be application/json")
 	}
+	for _, coding := range r.Header.Values("Content-Encoding") {
+		if !strings.EqualFold(strings.TrimSpace(coding), "identity") {
+			return nil, refuse(CodeUnsupportedMedia, "Content-Encoding: none is taken")
+		}
+	}
 	if r.ContentLength > maxBody {
 		return nil, tooLong()
 	}

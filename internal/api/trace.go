@@ -78,19 +78,19 @@ func (a *API) trace(ctx context.Context, q *TraceRequest) (*TraceAnswer, error) 
 // lined is an answer that is told in lines.
 type lined interface {
 	line() reflect.Type
-	tell(w http.ResponseWriter, r *http.Request)
+	tell(w http.ResponseWriter, r *http.Request) (status int)
 }
 
 func (t *TraceAnswer) line() reflect.Type { return reflect.TypeFor[TraceLine]() }
 
 // tell has the gateways asked, and tells their answers until the time is over or nobody listens.
-func (t *TraceAnswer) tell(w http.ResponseWriter, r *http.Request) {
+func (t *TraceAnswer) tell(w http.ResponseWriter, r *http.Request) (status int) {
 	a, q := t.api, t.request
 	if a.tracing.Add(1) > tracesAtOnce {
 		a.tracing.Add(-1)
 		p := refuse(CodeOverloaded, "too many traces are told").after(awhile)
 		a.write(w, p.Status, p)
-		return
+		return p.Status
 	}
 	defer a.tracing.Add(-1)
 	ctx, cancel := context.WithCancel(r.Context())
@@ -135,6 +135,7 @@ func (t *TraceAnswer) tell(w http.ResponseWriter, r *http.Request) {
 		say(end)
 	}
 	_ = control.SetWriteDeadline(time.Time{})
+	return http.StatusOK
 }
 
 // linesOf are the lines of a part of an answer. Before it, so many parts were lost.

@@ -35,7 +35,7 @@ func (g *Gateway) load() protocol.Load {
 // loadLocked is load with loads.mu held.
 func (g *Gateway) loadLocked() protocol.Load {
 	l := protocol.Load{Connections: g.manager.Count(), State: cmp.Or(g.loads.state, protocol.LoadServing), Shedding: g.loads.shedding}
-	if l.State == protocol.LoadDraining && l.Connections == 0 && g.admission.Draining() {
+	if l.State == protocol.LoadDraining && l.Connections == 0 && g.admission.Draining() && g.admission.Open() == 0 {
 		l.State = protocol.LoadDrained
 	}
 	return l
@@ -105,8 +105,8 @@ func (g *Gateway) drainOnCommand() {
 			return
 		}
 		g.admission.Drain()
-		// Who was being admitted when the door was shut is closed in the next round.
-		for window := g.cfg.Drain.Window; ctx.Err() == nil && g.manager.Count() > 0; window = drainStep {
+		// Who was being admitted when the door was shut is closed in the next round, also where nobody else is left.
+		for window := g.cfg.Drain.Window; ctx.Err() == nil && (g.admission.Open() > 0 || g.manager.Count() > 0); window = drainStep {
 			conns := g.candidates(func(*connection.Connection) bool { return true })
 			window = min(window, time.Duration(len(conns))*drainStep)
 			cause := connection.Cause{Kind: connection.KindDraining, WindowMs: spreadByServer.Milliseconds()}

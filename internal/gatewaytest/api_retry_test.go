@@ -142,3 +142,19 @@ func TestAMessageForEveryoneComesAgainUnderItsId(t *testing.T) {
 		}
 	}
 }
+
+// A message for everyone is no larger than what clients were told to expect, like any other.
+func TestAMessageForEveryoneIsNoLargerThanAFrame(t *testing.T) {
+	a := StartGateway(t, Shared(t, Embedded), Options{Name: "a", Flags: []string{"--limits.frame-bytes=4096"}})
+	alice := Connect(t, a.WS(), "alice")
+	for _, to := range []string{`"everyone":true`, `"to":["alice"]`} {
+		x := callAPI(t, a, 413, "POST", "/messages", fmt.Sprintf(`{%s,"content":%q}`, to, strings.Repeat("x", 4050)))
+		if x.text("code") != "too_large" {
+			t.Errorf("%v", x)
+		}
+	}
+	callAPI(t, a, 200, "POST", "/messages", fmt.Sprintf(`{"everyone":true,"content":%q,"from":"s"}`, strings.Repeat("x", 3700)))
+	if f, err := alice.Next("message", 2*Deadline); err != nil || len(f.Content) != 3702 {
+		t.Errorf("%s, %v", f.Raw, err)
+	}
+}

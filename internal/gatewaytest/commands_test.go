@@ -324,6 +324,48 @@ func TestCommandsThatCannotBeDoneBlockNobody(t *testing.T) {
 	}
 }
 
+// A backend has bob closed, and the gateway that does it can't say so: another one takes the command over and does it again. Bob has come back by then, and is
+// not hit a second time.
+func TestACommandDoneAgainSparesWhoCameBack(t *testing.T) {
+	for _, kind := range []Kind{Embedded, Standalone} {
+		t.Run(string(kind), func(t *testing.T) {
+			r := Shared(t, kind)
+			a, b := StartGateway(t, r, Options{Name: "a", Flags: takesCommands}), StartGateway(t, r, Options{Name: "b", Flags: takesCommands})
+			bob := Connect(t, a.WS(), "bob")
+			if _, err := r.Do("SET", commandReplies+"late", "x"); err != nil { // no answer can be put there
+				t.Fatal(err)
+			}
+			r.command(t, "op", "disconnectUser", "reply", "late", "body", `{"user":"bob","code":4400}`)
+			if ended, err := bob.WaitEnd(4 * Deadline); err != nil || ended.Code != 4400 {
+				t.Fatalf("%v, %v", ended, err)
+			}
+			back := Connect(t, b.WS(), "bob")
+			if err := Poll(15*Deadline, func() error {
+				s, err := a.commandStats()
+				s2, err2 := b.commandStats()
+				if err == nil && err2 == nil && s.TakenOver+s2.TakenOver == 0 {
+					err = errors.New("nobody has taken it over")
+				}
+				return errors.Join(err, err2)
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := r.Do("DEL", commandReplies+"late"); err != nil {
+				t.Fatal(err)
+			}
+			wantNoCommands(t, r, a)
+			if _, err := back.Heartbeat(2 * Deadline); err != nil {
+				t.Errorf("%v; %v", err, back.Ended())
+			}
+			// Done for the first time it is about whoever is there.
+			r.command(t, "op", "disconnectUser", "body", `{"user":"bob","code":4401}`)
+			if ended, err := back.WaitEnd(4 * Deadline); err != nil || ended.Code != 4401 {
+				t.Errorf("%v, %v", ended, err)
+			}
+		})
+	}
+}
+
 // documentedUser are the rules of the Redis user of this name in a document.
 func documentedUser(t testing.TB, document, name string) (rules []any) {
 	t.Helper()
@@ -396,6 +438,11 @@ func TestTheDocumentedUsersOfRedisCarryCommands(t *testing.T) {
 	for _, key := range []string{"cg:{all}:ev", commandReplies + "others", deadCommands, commandStream + "x"} {
 		if err := shop.XAdd(t.Context(), &redis.XAddArgs{Stream: key, Values: []string{"a", "b"}}).Err(); err == nil || !strings.Contains(err.Error(), "NOPERM") {
 			t.Errorf("a backend may write to %s: %v", key, err)
+		}
+	}
+	for _, command := range [][]any{{"XRANGE", commandStream, "-", "+"}, {"XREAD", "STREAMS", commandStream, "0"}, {"XDEL", commandStream, "1-1"}, {"XADD", commandReplies + "shop", "*", "a", "b"}} {
+		if err := shop.Do(t.Context(), command...).Err(); err == nil || !strings.Contains(err.Error(), "NOPERM") {
+			t.Errorf("a backend may %v: %v", command, err)
 		}
 	}
 }

@@ -90,6 +90,7 @@ func TestAnEmptiedRedisIsNotBelieved(t *testing.T) {
 			`POST /messages {"everyone":true,"content":1}`: func(x Answered) bool { return x.text("everyone.gateways") == "2" },
 			`POST /rebalance {"dryRun":true}`:              func(x Answered) bool { return x.text("gateways.0.id") == idA && x.text("gateways.1.id") == idB },
 			`POST /gateways/` + idB + `/resume `:           func(x Answered) bool { return x.text("state") == "serving" },
+			`GET /rooms/lobby/members `:                    func(x Answered) bool { return x.Status == 503 },
 			`GET /gateways `: func(x Answered) bool {
 				return x.text("gateways.1.id") == idB || x.text("missing") == "["+idB+"]"
 			},

@@ -38,6 +38,9 @@ type MembersPage struct {
 	Users []protocol.UserID
 	// Next is where the next page begins: behind this user. Empty: this was the last.
 	Next protocol.UserID
+	// Unsure says that Redis was away or tells another history, and may have forgotten
+	// some.
+	Unsure bool
 }
 
 // The most that one page reads: a room full of what a dead gateway left must not keep Redis busy. Such a page may be short, and is not
@@ -54,8 +57,8 @@ const (
 func (r *Registry) Members(ctx context.Context, room protocol.Address, after protocol.UserID, limit int) (MembersPage, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()
-	v := r.groups[r.cfg.Layout.GroupIndex(room)].view.Load()
-	dead := v.allDead(r.cfg.gap(), r.cfg.Gateway)
+	g := r.groups[r.cfg.Layout.GroupIndex(room)]
+	dead := g.view.Load().allDead(r.cfg.gap(), r.cfg.Gateway)
 	names := []string{""}
 	for gw := range dead {
 		names = append(names, string(gw))
@@ -67,11 +70,11 @@ func (r *Registry) Members(ctx context.Context, room protocol.Address, after pro
 	}
 	length := int64(limit + pageSlack)
 	for read := 0; ; read++ {
-		var counts *redis.SliceCmd
+		var counts, line *redis.SliceCmd
 		var found *redis.StringSliceCmd
 		_, err := r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 			if read == 0 {
-				counts = p.HMGet(ctx, keyspace.MemberCounts(room), names...)
+				counts, line = p.HMGet(ctx, keyspace.MemberCounts(room), names...), askLine(ctx, p, g)
 			}
 			found = p.ZRangeArgs(ctx, redis.ZRangeArgs{Key: keyspace.Members(room), Start: start, Stop: "(v", ByLex: true, Count: length})
 			return nil
@@ -81,7 +84,7 @@ func (r *Registry) Members(ctx context.Context, room protocol.Address, after pro
 			return MembersPage{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
 		if counts != nil {
-			page.Count = countOf(counts.Val())
+			page.Count, page.Unsure = countOf(counts.Val()), r.forgetful(g, line)
 		}
 		for _, x := range found.Val() {
 			user, gw, ok := strings.Cut(x[1:], separator)
