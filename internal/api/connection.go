@@ -19,6 +19,7 @@ type Live struct {
 	Remote       string            `json:"remote" doc:"The client's address." example:"192.0.2.7"`
 	Rooms        []protocol.RoomID `json:"rooms" doc:"Rooms it is in, ascending." example:"[\"lobby\"]"`
 	Watches      int               `json:"watches" doc:"Users it watches."`
+	Busy         bool              `json:"busy,omitempty" doc:"It was busy with its client all the time: rooms and watches are not known."`
 	WaitingBytes int               `json:"waitingBytes" doc:"What was sent to it and it has not taken yet."`
 	InFlight     int               `json:"inFlight" doc:"Messages it has sent that are not answered yet."`
 	SilentMs     int64             `json:"silentMs" doc:"Since the last byte came from it." example:"1200"`
@@ -56,7 +57,7 @@ func (a *API) getConnection(ctx context.Context, q *ConnectionRequest) (*Connect
 			return nil, refuse(CodeNotFound, "the connection has just ended")
 		default:
 			answer.Live = &Live{
-				Remote: d.Remote, Rooms: listed(d.Rooms), Watches: d.Watches, WaitingBytes: d.Waiting, InFlight: d.InFlight,
+				Remote: d.Remote, Rooms: listed(d.Rooms), Watches: d.Watches, Busy: d.Busy, WaitingBytes: d.Waiting, InFlight: d.InFlight,
 				SilentMs: d.SilentMs, IdleMs: d.IdleMs, TokenID: d.TokenID, ExpiresAt: d.ExpiresAt,
 			}
 		}

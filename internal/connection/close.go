@@ -10,7 +10,8 @@ import (
 // expired is a deadline in the past.
 var expired = time.Unix(1, 0)
 
-// Close ends the connection; the first cause wins, and later calls do nothing. It never waits. The client gets a closing frame and a
+// Close ends the connection; the first cause wins, and later calls do nothing. (A socket that failed under a client's goodbye ends by that:
+// see farewell.) It never waits. The client gets a closing frame and a
 // close frame, where its socket still takes them, and has CloseWait to answer; then Run returns. A client that can't be reached any more
 // (KindNetwork, KindSlowConsumer) is not waited for, and one that left a ping unanswered has been waited for.
 func (c *Connection) Close(cause Cause) {

@@ -263,7 +263,12 @@ func (c *Connection) linger(err error) {
 		c.refused = true
 		c.Close(Cause{Kind: KindTooLarge})
 	}
-	if !handshaken {
+	switch failed := c.cause.Load(); {
+	case failed != nil && failed.Kind == KindNetwork && handshaken:
+		c.farewell(byClient)
+	case failed != nil && failed.Kind == KindNetwork:
+		c.farewell(nil)
+	case !handshaken:
 		c.Close(Cause{Kind: KindNetwork, Err: err})
 	}
 	if c.cause.Load().abrupt() {

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -19,15 +18,6 @@ import (
 	"testing"
 	"time"
 )
-
-// Answered is what the server API said.
-type Answered struct {
-	Status int
-	Header http.Header
-	Body   []byte
-}
-
-func (a Answered) String() string { return fmt.Sprintf("%d %s", a.Status, a.Body) }
 
 // field finds a value by its path: results.0.status. nil: there is none.
 func (a Answered) field(path string) any {
@@ -57,28 +47,10 @@ func (a Answered) field(path string) any {
 // text is a field as it would be printed.
 func (a Answered) text(path string) string { return fmt.Sprint(a.field(path)) }
 
-// apiClient waits as long as a call may take on a busy machine, and keeps no connection, which a killed gateway's would be.
-var apiClient = &http.Client{Timeout: 4 * Deadline, Transport: &http.Transport{DisableKeepAlives: true}}
-
 // tryAPI makes a call of the server API, and holds the answer against the OpenAPI document. The body may be empty; headers are pairs.
 func (g *Gateway) tryAPI(method, path, body string, headers ...string) (Answered, error) {
-	request, err := http.NewRequest(method, "http://"+g.Internal+"/api/v1"+path, strings.NewReader(body))
-	if err != nil {
-		return Answered{}, err
-	}
-	if body != "" {
-		request.Header.Set("Content-Type", "application/json")
-	}
-	for i := 0; i+1 < len(headers); i += 2 {
-		request.Header.Set(headers[i], headers[i+1])
-	}
-	response, err := apiClient.Do(request)
-	if err != nil {
-		return Answered{}, err
-	}
-	defer response.Body.Close()
-	a := Answered{Status: response.StatusCode, Header: response.Header}
-	if a.Body, err = io.ReadAll(response.Body); err == nil {
+	a, err := g.callOnce(method, path, body, headers...)
+	if err == nil {
 		err = asDescribed(method, path, a)
 	}
 	return a, err

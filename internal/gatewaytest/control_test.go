@@ -151,6 +151,47 @@ func TestABackendLooksAtAConnection(t *testing.T) {
 	})
 }
 
+// Bob's laptop sends far above its rate, so its gateway is held up with it all the time. That says nothing of the gateway, nor of his phone: it answers in
+// time, and says of the laptop that it was busy.
+func TestABusyConnectionDoesNotMakeItsGatewaySilent(t *testing.T) {
+	r := Shared(t, Standalone)
+	a, b := StartGateway(t, r, Options{Name: "a"}), StartGateway(t, r, Options{Name: "b", Flags: []string{"--limits.message-rate=1", "--limits.frame-bytes=4096"}})
+	laptop, phone := Connect(t, b.WS(), "bob"), Connect(t, b.WS(), "bob")
+	if err := laptop.Write(map[string]any{"type": "join", "room": "lobby"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := laptop.Next("joined", 2*Deadline); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range []*Gateway{a, b} {
+		for i := range 3 {
+			if err := laptop.Write(map[string]any{"type": "message", "to": "alice", "content": i}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// Each of them waits for its second, and then the next is there: a look may come in between.
+		x := untilAPI(t, g, 4*Deadline, "GET", "/connections/"+laptop.ConnID(), "", func(x Answered) bool {
+			if x.text("missing") != "[]" {
+				t.Fatalf("%v", x)
+			}
+			return true
+		})
+		if x.text("live.busy") != "true" && x.text("live.rooms") != "[lobby]" {
+			t.Errorf("%v", x)
+		}
+		x, err := g.tryAPI("POST", "/users/bob/leave", `{"rooms":["nowhere"]}`)
+		if err != nil || x.text("missing") != "[]" || x.field("connections.1") == nil {
+			t.Fatalf("%v, %v", x, err)
+		}
+		for _, i := range []string{"0", "1"} {
+			outcome := x.text("connections." + i + ".rooms.nowhere")
+			if outcome != "already" && (outcome != "busy" || x.text("connections."+i+".id") == phone.ConnID()) {
+				t.Errorf("%v", x)
+			}
+		}
+	}
+}
+
 // A gateway is drained by an order that another one is given: it turns unready, sends its clients away and takes nobody, and goes on running. Told to resume
 // it takes clients again; and SIGTERM ends it in any state, in good order.
 func TestAGatewayIsDrainedByOrderAndResumes(t *testing.T) {

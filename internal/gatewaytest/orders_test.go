@@ -1,8 +1,6 @@
 package gatewaytest
 
 import (
-	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,29 +9,49 @@ import (
 	"testing"
 )
 
-// order calls the server API of a gateway, as a backend's script would, and reads the answer into it, unless it is nil.
-func (g *Gateway) order(method, path, body string, answer any) (status int, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 4*Deadline)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, method, "http://"+g.Internal+"/api/v1"+path, strings.NewReader(body))
+// Answered is what the server API said.
+type Answered struct {
+	Status int
+	Header http.Header
+	Body   []byte
+}
+
+func (a Answered) String() string { return fmt.Sprintf("%d %s", a.Status, a.Body) }
+
+// apiClient waits as long as a call may take on a busy machine, and keeps no connection, which a killed gateway's would be.
+var apiClient = &http.Client{Timeout: 4 * Deadline, Transport: &http.Transport{DisableKeepAlives: true}}
+
+// callOnce makes a call of the server API. The body may be empty; headers are pairs.
+func (g *Gateway) callOnce(method, path, body string, headers ...string) (Answered, error) {
+	request, err := http.NewRequest(method, "http://"+g.Internal+"/api/v1"+path, strings.NewReader(body))
 	if err != nil {
-		return 0, err
+		return Answered{}, err
 	}
 	if body != "" {
 		request.Header.Set("Content-Type", "application/json")
 	}
-	response, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(request)
+	for i := 0; i+1 < len(headers); i += 2 {
+		request.Header.Set(headers[i], headers[i+1])
+	}
+	response, err := apiClient.Do(request)
 	if err != nil {
-		return 0, err
+		return Answered{}, err
 	}
 	defer response.Body.Close()
-	raw, err := io.ReadAll(response.Body)
+	a := Answered{Status: response.StatusCode, Header: response.Header}
+	a.Body, err = io.ReadAll(response.Body)
+	return a, err
+}
+
+// order makes a call, as a backend's script would, and reads the answer into it, unless it is nil.
+func (g *Gateway) order(method, path, body string, answer any) (status int, err error) {
+	a, err := g.callOnce(method, path, body)
 	if err == nil && answer != nil {
-		if err = json.NewDecoder(bytes.NewReader(raw)).Decode(answer); err != nil {
-			err = fmt.Errorf("%s %s: status %d, %s: %w", method, path, response.StatusCode, raw, err)
+		if err = json.Unmarshal(a.Body, answer); err != nil {
+			err = fmt.Errorf("%s %s: %v: %w", method, path, a, err)
 		}
 	}
-	return response.StatusCode, err
+	return a.Status, err
 }
 
 // ordered is order, with the status it must have.

@@ -121,8 +121,28 @@ func (p *Process) Kill() {
 	<-p.done
 }
 
-// Pause stops the process (SIGSTOP): its sockets stay open, nothing answers. Resume lets it run on.
-func (p *Process) Pause()  { p.signal(syscall.SIGSTOP) }
+// Pause stops the process (SIGSTOP) and waits until it stands: its sockets stay open, nothing answers. Resume lets it run on.
+func (p *Process) Pause() {
+	p.signal(syscall.SIGSTOP)
+	_ = Poll(Deadline, func() error { // on a busy machine a thread may go on for a while
+		if !p.Running() {
+			return nil
+		}
+		tasks, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(p.Pid), "task", "*", "stat"))
+		if err != nil {
+			return stop{err}
+		}
+		for _, task := range tasks {
+			stat, err := os.ReadFile(task)
+			if _, rest, ok := strings.Cut(string(stat), ") "); err == nil && ok && rest[0] != 'T' {
+				return fmt.Errorf("%s runs", task)
+			}
+		}
+		return nil
+	})
+}
+
+// Resume lets a paused process run on.
 func (p *Process) Resume() { p.signal(syscall.SIGCONT) }
 
 // Term asks the process to end (SIGTERM) and doesn't wait; see ExitCode.

@@ -47,21 +47,29 @@ func startNode(o owner, program, name string, args ...string) (*RedisNode, error
 	return n, n.Restart()
 }
 
-// Restart starts the server again on its port and directory, after Kill, and waits for its answer.
+// Restart starts the server again on its port and directory, after Kill, and waits for its answer. Where somebody else has
+// the port, who knows nothing of the tests, it is tried again.
 func (n *RedisNode) Restart() error {
 	if n.Process != nil && n.Running() {
 		n.Kill()
 	}
-	p, err := start(n.owner, n.command)
-	if err != nil {
-		return err
-	}
-	n.Process = p
 	return Poll(startDeadline, func() error {
-		if !p.Running() {
-			return fmt.Errorf("%s ended: %s", p.Name, p.LogTail(20))
+		if n.Process == nil || !n.Running() {
+			p, err := start(n.owner, n.command)
+			if err != nil {
+				return stop{err}
+			}
+			n.Process = p
 		}
-		return n.ping()
+		err := n.ping()
+		switch {
+		case n.Running():
+			return err
+		case strings.Contains(n.Log(), "Address already in use"):
+			return fmt.Errorf("%s: the port is taken", n.Name)
+		default:
+			return stop{fmt.Errorf("%s ended: %s", n.Name, n.LogTail(20))}
+		}
 	})
 }
 

@@ -29,6 +29,14 @@ type traceLine struct {
 // follow begins a trace, and returns its lines as they come; they end with it.
 func (g *Gateway) follow(t testing.TB, query string) <-chan traceLine {
 	t.Helper()
+	lines, leave := g.followed(t, query)
+	t.Cleanup(leave)
+	return lines
+}
+
+// followed is follow for whoever leaves before its end.
+func (g *Gateway) followed(t testing.TB, query string) (lines chan traceLine, leave func()) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+g.Internal+"/api/v1/trace?"+query, nil)
 	if err != nil {
@@ -38,7 +46,7 @@ func (g *Gateway) follow(t testing.TB, query string) <-chan traceLine {
 	if err != nil || response.StatusCode != 200 || response.Header.Get("Content-Type") != "application/x-ndjson" {
 		t.Fatalf("trace: %+v, %v", response, err)
 	}
-	lines := make(chan traceLine, 4096)
+	lines = make(chan traceLine, 4096)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -51,8 +59,7 @@ func (g *Gateway) follow(t testing.TB, query string) <-chan traceLine {
 			lines <- x
 		}
 	}()
-	t.Cleanup(func() { cancel(); response.Body.Close(); <-done })
-	return lines
+	return lines, func() { cancel(); response.Body.Close(); <-done }
 }
 
 // begun takes the lines until so many gateways trace.
@@ -226,5 +233,37 @@ func TestATraceNamesTheGatewaysThatTellNothing(t *testing.T) {
 	}
 	for _, query := range []string{"", "?user=a&id=b", "?user=a&seconds=61", "?user=a&seconds=0", "?user="} {
 		a.ordered(t, 400, "GET", "/trace"+query, "", nil)
+	}
+}
+
+// Whoever traces a user for a minute and leaves after a second is traced for no longer, on no gateway: else a few who look once more would find that too many
+// traces go on.
+func TestATraceEndsWhenItsCallerLeaves(t *testing.T) {
+	for _, kind := range []Kind{Standalone, Cluster} {
+		t.Run(string(kind), func(t *testing.T) {
+			r := Shared(t, kind)
+			a := StartGateway(t, r, Options{Name: "a"})
+			StartGateway(t, r, Options{Name: "b"})
+			for i := range 12 { // more than a gateway carries out at a time
+				// The last one may have left a moment ago only.
+				if err := Poll(4*Deadline, func() error {
+					lines, leave := a.followed(t, "user=bob&seconds=60")
+					defer leave()
+					for n := 0; n < 2; n++ {
+						select {
+						case x, ok := <-lines:
+							if !ok || x.Event != "tracing" {
+								return fmt.Errorf("trace %d: %s", i, x.raw)
+							}
+						case <-time.After(2 * Deadline):
+							return fmt.Errorf("trace %d: %d gateways trace", i, n)
+						}
+					}
+					return nil
+				}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -3,6 +3,7 @@ package handler
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -69,13 +70,18 @@ func (h *Handler) details(ctx context.Context, id protocol.ConnID) protocol.Conn
 			d.TokenID, d.ExpiresAt = token.TokenID, token.ExpiresAt().UnixMilli()
 		}
 	}
-	inTurn(ctx, c, func(s *session) {
-		for room := range s.rooms {
-			d.Rooms = append(d.Rooms, room)
-		}
-		slices.Sort(d.Rooms)
-		d.Watches = len(s.watches)
-	})
+	var rooms []protocol.RoomID
+	var watches int
+	switch inTurn(ctx, c, func(s *session) {
+		rooms, watches = slices.Sorted(maps.Keys(s.rooms)), len(s.watches)
+	}) {
+	case turnDone:
+		d.Rooms, d.Watches = rooms, watches
+	case turnLate:
+		d.Busy = true
+	case turnGone:
+		return protocol.ConnectionDetails{}
+	}
 	return d
 }
 

@@ -26,6 +26,9 @@ type arrival struct {
 // maxArrival bounds the headers that are kept for a connection until it registers, bytes.
 const maxArrival = 16 << 10
 
+// maxInvited bounds the rooms that a backend may put a connection into when it registers: each is looked for among the others.
+const maxInvited = 1000
+
 func arrivalOf(r *http.Request, addr netip.Addr, names []string) *arrival {
 	o := &arrival{headers: make(map[string]string)}
 	if addr.IsValid() {
@@ -83,6 +86,9 @@ func (s *session) askWho(f *protocol.Frame, token *auth.Identity) (*auth.Identit
 	}
 	var word *auth.Identity
 	decision, err := s.ask(about, func(d *hook.Decision) (err error) {
+		if len(d.Join) > maxInvited {
+			return errors.New("join: too many rooms")
+		}
 		for _, room := range d.Join {
 			if !protocol.ValidID([]byte(room), protocol.MaxIDBytes) {
 				return errors.New("join: not a name of a room")
@@ -199,6 +205,10 @@ func (s *session) welcome(id []byte, rooms []protocol.RoomResume) []protocol.Roo
 func (s *session) passed(f *protocol.Frame) ([]byte, bool) {
 	if !s.handler.cfg.Decider.Asks(hook.AskMessage) {
 		return f.Content, true
+	}
+	if protocol.Twins(f.Content) {
+		s.refuse(&protocol.ReplyError{ID: string(f.ID), Code: protocol.CodeBadRequest, Message: "content: a name is there twice"})
+		return nil, false
 	}
 	about := s.inquire(hook.AskMessage)
 	about.ID, about.To, about.Room, about.Content, about.Ephemeral = string(f.ID), string(f.To), string(f.Room), f.Content, f.Ephemeral

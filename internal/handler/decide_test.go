@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -188,6 +189,28 @@ func TestTheBackendKnowsWhoRegisters(t *testing.T) {
 	liar := g.dial(http.Header{"Cookie": {"session=7; theme=dark"}})
 	liar.say(`{"type":"register","userId":"bob"}`)
 	liar.wantRefusal(protocol.CodeForbidden, "userId")
+}
+
+// A list of rooms without end is no answer.
+func TestNobodyIsInvitedEverywhere(t *testing.T) {
+	var rooms atomic.Int64
+	b := newBackend(t, func(hook.Inquiry) string {
+		return `{"allow":true,"userId":"alice","join":[` + strings.TrimSuffix(strings.Repeat(`"hall",`, int(rooms.Load())), ",") + `]}`
+	})
+	rooms.Store(100_000)
+	g := embedded(t, b.decides(false, hook.AskRegister))
+	c := g.dial(nil)
+	c.say(`{"type":"register"}`)
+	c.wantRefusal(protocol.CodeUnavailable, "decide")
+	rooms.Store(1000)
+	eventually(t, "the client is let in", func() bool {
+		c.say(`{"type":"register"}`)
+		_, err := c.Next("registered", 1100*time.Millisecond)
+		return err == nil
+	})
+	if _, err := c.Next("joined", patience); err != nil || len(c.Left("joined")) != 0 {
+		t.Errorf("joined %v, %v", c.Left("joined"), err)
+	}
 }
 
 // What the backend leaves open stays open: a user it doesn't name must be let in by a token, or where anonymous users are.
@@ -451,7 +474,7 @@ func TestAWrongAnswerIsItsOwn(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	// A program that stumbles over a message, and a filter that dislikes it, say so with a status.
-	for _, status := range []int{400, 403, 413, 301, 500, 500, 500, 500, 500} {
+	for _, status := range []int{400, 403, 413, 301, 500, 500, 429, 429, 429} {
 		b.answer(status)
 		alice.say(`{"type":"message","to":"bob","content":"odd"}`)
 		alice.wantRefusal(protocol.CodeUnavailable, "decide")
@@ -460,6 +483,19 @@ func TestAWrongAnswerIsItsOwn(t *testing.T) {
 	bob.say(`{"type":"message","id":"good","to":"alice","content":1}`)
 	if f, err := bob.Next("ack", patience); err != nil {
 		t.Errorf("%s, %v", f.Raw, err)
+	}
+}
+
+// A content that two readers may take for two is shown to nobody.
+func TestAContentWithANameTwiceIsNotAskedAbout(t *testing.T) {
+	b := newBackend(t, func(hook.Inquiry) string { return `{"allow":true}` })
+	g := embedded(t, b.patient)
+	alice, bob := g.connect("alice"), g.connect("bob")
+	alice.say(`{"type":"message","id":"1","to":"bob","content":{"text":"nice","te\u0078t":"nasty"}}`)
+	alice.wantRefusal(protocol.CodeBadRequest, "content")
+	alice.say(`{"type":"message","id":"2","to":"bob","content":{"text":"nice"}}`)
+	if f, err := bob.Next("message", patience); err != nil || f.ID != "2" || len(b.questions()) != 1 {
+		t.Errorf("%s, %v, asked %d times", f.Raw, err, len(b.questions()))
 	}
 }
 

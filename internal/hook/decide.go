@@ -294,10 +294,10 @@ func (a *asked) ask(ctx context.Context, about *Inquiry, check func(*Decision) e
 }
 
 // isDown reports whether a status is that of a backend that takes no questions now, or of a proxy that doesn't reach it. Any other may be about
-// this one question: a filter that dislikes a word, a program that stumbles over it.
+// this one question: a filter that dislikes a word, a program that stumbles over it, one user who asks too often (429).
 func isDown(status int) bool {
 	switch status {
-	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return true
 	}
 	return false

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"regexp"
 	"slices"
@@ -19,7 +18,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"chatgate/internal/gatewaytest"
-	"chatgate/internal/keyspace"
 	"chatgate/internal/protocol"
 )
 
@@ -152,83 +150,6 @@ func TestALargeRoomIsReadWholeWhileMembersComeAndGo(t *testing.T) {
 	})
 }
 
-// A gateway dies with thousands of members. From the end of its lease on they are not there, neither by name nor by number, long before
-// they are reaped; who is on another gateway too stays. Then nothing of them is left.
-func TestMembersOfAKilledGatewayAreGone(t *testing.T) {
-	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
-		f := newFleet(t, r, func(c *Config) { c.ReapAfter, c.Timeout = 3*time.Second, 2*time.Second })
-		a, b, dying := f.gateway("a"), f.gateway("b"), f.gateway("dying")
-		n := 8000 // more than one page reads through
-		if r.Kind != gatewaytest.Standalone {
-			n = 500
-		}
-		dying.enterMany("r:hall", named("dying", n))
-		dying.enter("both", "r:hall", "r:small")
-		dying.enter("dying03999x", "r:hall") // among the dead
-		a.enter("both", "r:hall")
-		b.enter("dying03999x", "r:hall")
-		a.enter("alice", "r:hall")
-		b.enter("zoe", "r:hall")
-		heard := f.hear(b, "r:small")
-		b.enter("zoe", "r:small")
-		wantMembersHeard(t, heard, "r:small", 2, " +zoe")
-		dying.stop()
-		f.wantMembers("r:hall", "alice", "both", "dying03999x", "zoe")
-		f.wantMembers("r:small", "zoe")
-		b.enter("alice", "r:small")
-		wantMembersHeard(t, heard, "r:small", 2, " +alice")
-		if err := f.reaped(dying); err == nil {
-			t.Error("it was reaped already: nothing was seen")
-		}
-		commands(t, r, fmt.Sprint("until ", n, " were reaped"), func() {
-			f.eventually(func() error { return f.reaped(dying) })
-		})
-		f.wantMembers("r:hall", "alice", "both", "dying03999x", "zoe")
-		f.wantMembers("r:small", "alice", "zoe")
-		f.wantHolders("r:small", b)
-	})
-}
-
-// A gateway is paused so long that a survivor begins to reap it, and runs on in the middle of that. It notices that some of its members
-// are gone, although it holds the room still, and says who they are.
-func TestAGatewayReapedInPartHasItsMembersAgain(t *testing.T) {
-	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
-		f := newFleet(t, r)
-		paused, reaper := f.gateway("paused"), f.prepare("reaper")
-		paused.enterMany("r:hall", named("user", 500))
-		reaper.enter("zoe", "r:hall")
-		paused.stop()
-		ctx, g := context.Background(), reaper.registry.groups[f.cfg.Layout.GroupIndex("r:hall")]
-		left := func() int64 {
-			return f.client.ZLexCount(ctx, keyspace.Members("r:hall"), "[g"+string(paused.id)+"\x1f", "(g"+string(paused.id)+" ").Val()
-		}
-		f.eventually(func() error {
-			if _, err := reaper.registry.pulseOnce(ctx, g, ""); err != nil {
-				return err
-			}
-			reaper.registry.reapHolds(ctx, g, paused.id, []protocol.Address{"r:hall"})
-			if n := left(); n == 500 {
-				return errors.New("it may not be judged yet")
-			}
-			return nil
-		})
-		if n := left(); n != 300 {
-			t.Errorf("one call left %d of 500", n)
-		}
-		f.eventually(func() error {
-			_, err1 := reaper.registry.pulseOnce(ctx, g, "") // who doesn't hear of Redis judges nobody
-			got, count, err2 := reaper.list("r:hall", 200)
-			return errors.Join(err1, err2, wantText(fmt.Sprint(count, " ", got), "1 [zoe]"))
-		})
-		if err := paused.registry.Join(ctx); err != nil { // the reaper must not go on with it
-			t.Fatal(err)
-		}
-		paused.run()
-		reaper.run()
-		f.wantMembers("r:hall", append(named("user", 500), "zoe")...)
-	})
-}
-
 // Redis is emptied, with thousands of members in it. They are all there again.
 func TestMembersAreThereAgainAfterFlushall(t *testing.T) {
 	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
@@ -329,73 +250,6 @@ func TestAComparisonThatWasBrokenOffIsMadeUp(t *testing.T) {
 	f.wantMembers("r:lobby", "alice", "bob")
 }
 
-// asked notes which commands go to Redis.
-type asked struct {
-	mu    sync.Mutex
-	names map[string]bool // guarded by mu
-}
-
-func (*asked) DialHook(next redis.DialHook) redis.DialHook { return next }
-
-func (x *asked) note(cmds ...redis.Cmder) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for _, c := range cmds {
-		x.names[c.Name()] = true
-	}
-}
-
-func (x *asked) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error {
-		x.note(cmds...)
-		return next(ctx, cmds)
-	}
-}
-
-func (x *asked) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		x.note(cmd)
-		return next(ctx, cmd)
-	}
-}
-
-// A gateway dies that had connections, members of a full room, members of many small ones, and watches. Nothing of it stays, those who
-// live keep theirs, and nobody searches all keys for it.
-func TestADeadGatewayIsReapedWhole(t *testing.T) {
-	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
-		f := newFleet(t, r)
-		b := f.gateway("b")
-		f.client = f.ownClient("", "")
-		used := &asked{names: make(map[string]bool)}
-		f.client.AddHook(used)
-		a := f.gateway("a")
-		b.connectMany(users(20)...)
-		b.enterMany("r:hall", named("user", 450)) // more than one call takes out
-		watches := []protocol.Address{}
-		for i := range 30 {
-			b.enter("bob", protocol.RoomAddress(protocol.RoomID(fmt.Sprint("small", i))))
-			watches = append(watches, protocol.WatchAddress(protocol.UserID(fmt.Sprint("user", i))))
-		}
-		b.hold(watches...)
-		a.enter("alice", "r:hall")
-		a.enter("bob", "r:small1")
-		a.hold(watches[0])
-		b.stop()
-		f.eventually(func() error { return f.reaped(b) })
-		f.wantSound()
-		f.wantMembers("r:hall", "alice")
-		f.wantMembers("r:small0")
-		f.wantMembers("r:small1", "bob")
-		f.wantHolders(watches[0], a)
-		f.wantHolders(watches[1])
-		used.mu.Lock()
-		defer used.mu.Unlock()
-		if used.names["scan"] || used.names["keys"] || !used.names["hscan"] {
-			t.Errorf("reaping asked for %v", slices.Sorted(maps.Keys(used.names)))
-		}
-	})
-}
-
 // Who leaves is out at once: no pulse has to find it. So are all that a gateway has in a room when it lets it go, in as many calls as it takes.
 func TestALeaveWaitsForNoPulse(t *testing.T) {
 	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
@@ -479,101 +333,6 @@ func TestMembersWhileRedisIsAway(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.wantMembers("r:lobby", "bob")
-	})
-}
-
-// hear collects what a gateway is told of a room.
-func (f *fleet) hear(g *gateway, room protocol.Address) <-chan string {
-	f.t.Helper()
-	user := "user"
-	for i := 0; f.group(user) != f.cfg.Layout.GroupOf(room); i++ {
-		user = fmt.Sprint("user", i)
-	}
-	return f.listen(g, user)
-}
-
-// wantMembersHeard wants this to be the next word: how many are in a room, and who joined and left it.
-func wantMembersHeard(t *testing.T, heard <-chan string, room protocol.Address, count int, changes string) {
-	t.Helper()
-	kind, body, err := protocol.OpenEnvelope(next(t, heard))
-	if err != nil || kind != protocol.EnvelopeMembers {
-		t.Fatalf("heard %q, %v", kind, err)
-	}
-	m, err := protocol.OpenMembers(body)
-	if got := strings.ReplaceAll(m.Changes, "\n", " "); err != nil || protocol.RoomAddress(m.Room) != room || m.Count != count || got != changes {
-		t.Fatalf("heard of %s: %d,%s, %v; want %d,%s", m.Room, m.Count, got, err, count, changes)
-	}
-}
-
-// Each gateway that holds a room is told who joined it and who left, with the number that are there, and nobody else is; nothing is said
-// of a user's second connection or gateway. Where many leave at once, or a room is larger than agreed, names are not said, or nothing.
-func TestHoldersAreToldOfMembers(t *testing.T) {
-	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
-		f := newFleet(t, r, func(c *Config) { c.MemberPushes = 200 })
-		a, b, c := f.gateway("a"), f.gateway("b"), f.gateway("c")
-		room := protocol.Address("r:lobby")
-		heard, elsewhere := f.hear(a, room), f.hear(c, room)
-		want := func(count int, changes string) {
-			t.Helper()
-			wantMembersHeard(t, heard, room, count, changes)
-		}
-		a.enter("alice", room)
-		want(1, " +alice")
-		b.enter("bob", room)
-		want(2, " +bob")
-		b.enter("bob", room)
-		a.enter("bob", room)
-		b.exit("bob", room)
-		a.exit("bob", room)
-		b.exit("bob", room)
-		want(1, " -bob")
-
-		// b dies with 150, who are not counted any more from then on.
-		for _, u := range named("user", 150) {
-			b.enter(u, room)
-		}
-		for i, u := range named("user", 150) {
-			want(i+2, " +"+u)
-		}
-		b.stop()
-		f.eventually(func() error { return f.reaped(b) })
-		want(1, "")
-
-		// The one that makes the room too large is said, the next is not, until it is small again.
-		for i, u := range named("more", 200) {
-			a.enter(u, room)
-			want(i+2, " +"+u)
-		}
-		a.enter("unsaid", room)
-		a.exit("unsaid", room)
-		f.wantMembers(room, append(named("more", 200), "alice")...) // or both would be said at once
-		a.exit("more00000", room)
-		want(200, " -more00000")
-		if len(elsewhere) > 0 {
-			t.Errorf("a gateway that doesn't hold the room heard %q", <-elsewhere)
-		}
-	})
-}
-
-// An operator wants none of it, and nothing is published.
-func TestNobodyIsToldOfMembersWhenThatIsOff(t *testing.T) {
-	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
-		f := newFleet(t, r, func(c *Config) { c.MemberPushes = 0 })
-		a := f.gateway("a")
-		room := protocol.Address("r:lobby")
-		heard := f.hear(a, room)
-		a.enter("alice", room)
-		a.exit("alice", room)
-		f.wantMembers(room)
-		if err := f.client.Publish(context.Background(), "x", "x").Err(); err != nil { // behind whatever the script said
-			t.Fatal(err)
-		}
-		f.throughout(50*time.Millisecond, func() error {
-			if len(heard) > 0 {
-				return fmt.Errorf("heard %q", <-heard)
-			}
-			return nil
-		})
 	})
 }
 

@@ -78,3 +78,45 @@ func ScanString(data []byte) (text, fault string) {
 
 // IDFault says why b can't be an id of at most max bytes; "" when it can.
 func IDFault(b string, max int) string { return faultOfID([]byte(b), max) }
+
+// Twins reports whether any object in data has a name twice, however it is spelt: two parsers may choose differently. data is a value that
+// has been scanned.
+func Twins(data []byte) bool {
+	s := scanner{data: data}
+	return s.twins()
+}
+
+func (s *scanner) twins() bool {
+	switch s.peek() {
+	case '{':
+		s.pos++
+		seen := make(map[string]struct{})
+		for first := true; s.more('}', first); first = false {
+			key := s.key()
+			if s.fault != "" {
+				return false
+			}
+			name := key.raw[1 : len(key.raw)-1]
+			if key.escaped {
+				name = unescape(nil, name)
+			}
+			if _, there := seen[string(name)]; there {
+				return true
+			}
+			seen[string(name)] = struct{}{}
+			if s.twins() {
+				return true
+			}
+		}
+	case '[':
+		s.pos++
+		for first := true; s.more(']', first); first = false {
+			if s.twins() {
+				return true
+			}
+		}
+	default:
+		s.value(0)
+	}
+	return false
+}

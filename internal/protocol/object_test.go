@@ -73,3 +73,16 @@ func TestArraysAndStringsInsideObjects(t *testing.T) {
 		}
 	}
 }
+
+// A name that is there twice is found at any depth and however it is spelt, and no two names are taken for one.
+func TestTwinsAreFound(t *testing.T) {
+	for text, want := range map[string]bool{
+		`{"a":1,"a":2}`: true, `{"a":1,"\u0061":2}`: true, `[0,{"b":{"c":[{"d":1},{"d":1,"e":[],"d":2}]}}]`: true, ` { "a" : 1 , "a" : 1 } `: true, `{"":1,"":1}`: true,
+		`{"a":1,"A":2}`: false, `{"a":{"a":{"a":1}}}`: false, `[{"a":1},{"a":2}]`: false, `"{\"a\":1,\"a\":2}"`: false, `null`: false, `-1.5e3`: false, `[]`: false, `{}`: false,
+		`[[],[1,2],"x",true]`: false, `{"a\\":1,"a":2}`: false,
+	} {
+		if got := Twins([]byte(text)); got != want {
+			t.Errorf("%s: %v", text, got)
+		}
+	}
+}

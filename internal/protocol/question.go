@@ -26,6 +26,7 @@ const (
 	VerbLoad       Verb = "load"       // LoadQuestion -> Load
 	VerbShed       Verb = "shed"       // LoadQuestion -> Load
 	VerbTrace      Verb = "trace"      // TraceQuestion -> parts of Trace
+	VerbCallOff    Verb = "call-off"   // no body, and no answer: who asked the question of this id waits no more
 )
 
 // AnswerStatus says what a gateway made of a question.
@@ -128,6 +129,7 @@ type ConnectionQuestion struct {
 // when it has none of that name, and then nothing else is set.
 type ConnectionDetails struct {
 	Held      bool     `json:"held"`
+	Busy      bool     `json:"busy,omitempty"` // all the time with its client: Rooms and Watches are not known
 	Remote    string   `json:"remoteAddr,omitempty"`
 	Rooms     []RoomID `json:"rooms,omitempty"` // sorted
 	Watches   int      `json:"watches"`

@@ -26,8 +26,11 @@ type queued struct {
 }
 
 const (
-	// questionWorkers is how many questions are worked on at a time.
-	questionWorkers = 4
+	// questionWorkers is how many questions are worked on at a time. Most of them wait,
+	// for a connection whose client keeps it busy: it may not keep others from an answer.
+	questionWorkers = 64
+	// answerMargin is how long before the asker stops waiting an answer is given.
+	answerMargin = 250 * time.Millisecond
 	// questionsWait is how many may wait. What comes then is dropped: its asker is
 	// about to name this gateway as silent, which it is.
 	questionsWait = 256
@@ -46,6 +49,10 @@ type Asked struct {
 
 // take keeps a question for the workers; false: it was dropped.
 func (x *questions) take(q protocol.Question) bool {
+	if q.Verb == protocol.VerbCallOff {
+		x.router.traces.callOff(q.Asker, q.ID)
+		return true
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if len(x.pending) == questionsWait {
@@ -84,7 +91,9 @@ func (x *questions) do(q queued) {
 		return
 	}
 	a := &Asked{Question: q.Question, Until: until, router: x.router}
-	ctx, cancel := context.WithDeadline(x.router.ctx, until)
+	// The answer has a way to go: what is not done a moment before is said to be late, and
+	// the whole gateway is not taken for silent.
+	ctx, cancel := context.WithDeadline(x.router.ctx, until.Add(-min(until.Sub(q.at)/4, answerMargin)))
 	defer cancel()
 	x.router.counts.asked.Add(1)
 	if q.Verb == protocol.VerbTrace {

@@ -87,8 +87,8 @@ func (r *Router) Ask(ctx context.Context, q Question) (Replies, error) {
 	}
 	id, w := r.asks.begin()
 	defer r.asks.end(id)
-	p := &poll{router: r, question: &q, asked: w, open: make(map[protocol.GatewayID]uint64), out: &out}
-	trip := p.publish(ctx, id, to)
+	p := &poll{router: r, question: &q, id: id, asked: w, open: make(map[protocol.GatewayID]uint64), out: &out}
+	trip := p.publish(ctx, to)
 	err := p.collect(ctx, q.Within+trip)
 	slices.SortFunc(out.Answers, func(a, b protocol.Answer) int { return compare(a.Gateway, b.Gateway) })
 	slices.SortFunc(out.Missing, func(a, b Missing) int { return compare(a.Gateway, b.Gateway) })
@@ -109,15 +109,16 @@ func compare(a, b protocol.GatewayID) int {
 type poll struct {
 	router   *Router
 	question *Question
+	id       uint64
 	asked    *asked
 	open     map[protocol.GatewayID]uint64 // who may answer yet -> parts that came or were lost
 	out      *Replies
 }
 
 // publish hands the question to all who are asked, and returns how long Redis took.
-func (p *poll) publish(ctx context.Context, id uint64, to []protocol.GatewayID) time.Duration {
+func (p *poll) publish(ctx context.Context, to []protocol.GatewayID) time.Duration {
 	r := p.router
-	question := protocol.Question{ID: id, Asker: r.cfg.Gateway, Within: p.question.Within.Milliseconds(), Verb: p.question.Verb, Body: string(p.question.Body)}
+	question := protocol.Question{ID: p.id, Asker: r.cfg.Gateway, Within: p.question.Within.Milliseconds(), Verb: p.question.Verb, Body: string(p.question.Body)}
 	envelope := protocol.AppendQuestion(nil, &question)
 	parcels := make([]*parcel, 0, len(to))
 	for _, gw := range to {
@@ -178,6 +179,7 @@ func (p *poll) collect(ctx context.Context, within time.Duration) error {
 			p.giveUp()
 			return nil
 		case <-ctx.Done():
+			p.callOff(ctx)
 			p.giveUp()
 			return context.Cause(ctx)
 		case <-p.router.ctx.Done():
@@ -186,6 +188,26 @@ func (p *poll) collect(ctx context.Context, within time.Duration) error {
 		}
 	}
 	return nil
+}
+
+// callOff tells those who would answer for long yet that nobody waits any more.
+func (p *poll) callOff(ctx context.Context) {
+	r := p.router
+	if p.question.Verb != protocol.VerbTrace {
+		return // anything else is answered in a moment
+	}
+	envelope := protocol.AppendQuestion(nil, &protocol.Question{ID: p.id, Asker: r.cfg.Gateway, Verb: protocol.VerbCallOff})
+	var parcels []*parcel
+	for gw := range p.open {
+		if gw == r.cfg.Gateway {
+			r.traces.callOff(gw, p.id)
+		} else {
+			parcels = append(parcels, &parcel{group: r.controlGroup(gw), gateway: gw, payload: envelope})
+		}
+	}
+	if len(parcels) > 0 {
+		_ = r.publish(context.WithoutCancel(ctx), parcels) // or they tell nobody to the end
+	}
 }
 
 func (p *poll) giveUp() {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -259,5 +261,51 @@ func TestAskingWithoutRedis(t *testing.T) {
 	// Itself it can ask all the same.
 	if got, err := a.router.Ask(context.Background(), patient(Question{Verb: "load", To: gatewayIDs(a)})); err != nil || len(got.Answers) != 1 {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// Whoever is asked waits for something as long as he may, and so do forty others at once. His time is over a moment before that of the asker, who gets to hear
+// that it was too late; and nobody has to wait until the others have waited.
+func TestWhoWaitsForAnAnswerHoldsUpNobody(t *testing.T) {
+	const many = 40
+	var waiting atomic.Int64
+	early := make(chan time.Duration, many)
+	leave := make(chan struct{})
+	net := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded))
+	a := net.gateway("a")
+	b := net.gateway("b", func(s *settings) {
+		s.router.OnQuestion = func(ctx context.Context, x *Asked) bool {
+			deadline, _ := ctx.Deadline()
+			early <- x.Until.Sub(deadline)
+			waiting.Add(1)
+			<-leave
+			_ = x.Answer(ctx, protocol.AnswerDone, nil)
+			return true
+		}
+	})
+	var all sync.WaitGroup
+	for range many {
+		all.Go(func() {
+			got, err := a.router.Ask(context.Background(), patient(Question{Verb: "load", To: gatewayIDs(b)}))
+			if err != nil || len(got.Answers) != 1 {
+				t.Errorf("%+v, %v", got, err)
+			}
+		})
+	}
+	err := gatewaytest.Poll(patience, func() error {
+		if n := waiting.Load(); n < many {
+			return fmt.Errorf("%d wait at a time", n)
+		}
+		return nil
+	})
+	close(leave)
+	all.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range many {
+		if d := <-early; d < answerMargin {
+			t.Errorf("an answer had a way of %v", d)
+		}
 	}
 }

@@ -31,7 +31,9 @@ type trace struct {
 	id         string
 	quotedID   string
 	events     chan protocol.TraceEvent // never closed
-
+	asker      protocol.GatewayID       // who has asked for it
+	question   uint64                   // and by which question
+	over       func()                   // ends it
 	// Any goroutine.
 	lost atomic.Uint64
 }
@@ -73,6 +75,19 @@ func (x *traces) remove(t *trace) {
 		return
 	}
 	x.active.Store(&all)
+}
+
+// callOff ends the trace that was asked for by a question.
+func (x *traces) callOff(asker protocol.GatewayID, question uint64) {
+	p := x.active.Load()
+	if p == nil {
+		return
+	}
+	for _, t := range *p {
+		if t.asker == asker && t.question == question {
+			t.over()
+		}
+	}
 }
 
 // tell gives an event to whoever traces, and never waits.
@@ -160,21 +175,25 @@ func (r *Router) answerTrace(a *Asked) {
 		_ = a.Answer(r.ctx, protocol.AnswerRefused, []byte("not the body of "+string(a.Verb)))
 		return
 	}
-	t := &trace{user: q.User, id: string(q.ID), events: make(chan protocol.TraceEvent, traceQueue)}
+	ctx, over := context.WithCancel(r.ctx)
+	t := &trace{user: q.User, id: string(q.ID), events: make(chan protocol.TraceEvent, traceQueue), asker: a.Asker, question: a.ID, over: over}
 	if q.User != "" {
 		t.address, t.quotedUser = protocol.UserAddress(q.User), protocol.Quoted(string(q.User))
 	} else {
 		t.quotedID = protocol.Quoted(t.id)
 	}
 	if !r.traces.add(t) {
+		over()
 		_ = a.Answer(r.ctx, protocol.AnswerRefused, []byte("too many traces go on"))
 		return
 	}
 	if !r.spawn(func() {
 		defer r.traces.remove(t)
-		t.run(r.ctx, a, min(time.Duration(q.Ms)*time.Millisecond, TraceLongest))
+		defer over()
+		t.run(ctx, a, min(time.Duration(q.Ms)*time.Millisecond, TraceLongest))
 	}) {
 		r.traces.remove(t)
+		over()
 	}
 }
 
@@ -188,6 +207,9 @@ func (t *trace) run(ctx context.Context, a *Asked, d time.Duration) {
 	for {
 		select {
 		case <-tick.C:
+			if own := a.router.cfg.Gateway; a.Asker != own && a.router.registry.IsDead(a.Asker) {
+				return // nobody reads it any more
+			}
 			for len(t.events) > 0 || t.lost.Load() > 0 {
 				if a.Part(ctx, t.part()) != nil {
 					break // its number tells the asker
