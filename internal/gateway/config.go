@@ -171,7 +171,7 @@ type EventsConfig struct {
 	Rooms bool `default:"true" negatable:"" help:"Write who joins and who leaves a room, where a sink takes such events."`
 
 	Messages     string `default:"off" enum:"off,envelope,content" help:"Write an event for each message that is stored: envelope says from whom, to whom and where it stands, content also what is in it."`
-	MessagesKept int    `default:"100000" help:"Events of messages kept for sinks that fall behind, about and in all, beside those of events.kept."`
+	MessagesKept int    `default:"100000" help:"Events of messages kept for sinks that fall behind, about and in all (Redis Cluster keeps a 64th in each group), beside those of events.kept."`
 
 	Sinks []hook.SinkConfig `kong:"-"` // in the file only
 }

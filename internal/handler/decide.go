@@ -221,7 +221,7 @@ func (s *session) passed(f *protocol.Frame) ([]byte, bool) {
 		e = decision.ReplyError(f.ID)
 	case !s.holds(decision):
 		// Not sent as it came: that it leaves no room for a change must not be a way around it.
-		e = &protocol.ReplyError{Code: protocol.CodeTooLarge, Message: "content: too large with what the backend makes of it", Limit: protocol.LimitFrameBytes}
+		e = &protocol.ReplyError{Code: protocol.CodeTooLarge, Message: "content: too large or too deep with what the backend makes of it", Limit: protocol.LimitFrameBytes}
 	default:
 		e = s.bindSaid(decision)
 	}
@@ -236,9 +236,11 @@ func (s *session) passed(f *protocol.Frame) ([]byte, bool) {
 	return f.Content, true
 }
 
-// holds reports whether a frame holds what a decision makes of a message. What a content may be was seen when it was read.
+// holds reports whether a frame holds what a decision makes of a message: how large that is, and how deep, is the client's doing too. What else a content
+// may be was seen when it was read.
 func (s *session) holds(d *hook.Decision) bool {
-	return !d.Changes() || int64(len(`{"type":"message","to":"x","content":}`)+len(d.Content)) <= s.handler.cfg.MaxFrameBytes
+	return !d.Changes() || !protocol.Deep(d.Content) &&
+		int64(len(`{"type":"message","to":"x","content":}`)+len(d.Content)) <= s.handler.cfg.MaxFrameBytes
 }
 
 // undecided is what a client is told whose backend does not answer.

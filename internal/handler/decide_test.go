@@ -448,7 +448,8 @@ func TestASlowDecisionHoldsItsOwnConnection(t *testing.T) {
 func TestAWrongAnswerIsItsOwn(t *testing.T) {
 	answers := map[string]string{
 		"no JSON": `yes`, "no allow": `{}`, "not a boolean": `{"allow":1}`, "half a surrogate": `{"allow":true,"content":"\ud800"}`,
-		"deep":        `{"allow":true,"content":` + strings.Repeat("[", 100) + strings.Repeat("]", 100) + `}`,
+		"deep":        `{"allow":true,"extra":` + strings.Repeat("[", 65) + strings.Repeat("]", 65) + `}`,
+		"very deep":   `{"allow":true,"content":` + strings.Repeat("[", 200) + strings.Repeat("]", 200) + `}`,
 		"huge":        `{"allow":true,"reason":"` + strings.Repeat("x", 3<<20) + `"}`,
 		"two answers": `{"allow":false,"allow":true}`, "in another case": `{"Allow":true}`, "no UTF-8": "{\"allow\":true,\"reason\":\"\xff\"}",
 	}

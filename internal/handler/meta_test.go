@@ -180,6 +180,8 @@ func TestWhoLeavesNoRoomForADecisionIsNotLetThrough(t *testing.T) {
 			carol := g.connect("carol")
 			carol.say(`{"type":"message","id":"large","to":"bob","content":"` + strings.Repeat("x", int(g.handler.cfg.MaxFrameBytes)-64) + `"}`)
 			carol.wantRefusal(protocol.CodeTooLarge, "content: too large")
+			carol.say(`{"type":"message","id":"deep","to":"bob","content":` + strings.Repeat("[", protocol.MaxDepth) + strings.Repeat("]", protocol.MaxDepth) + `}`)
+			carol.wantRefusal(protocol.CodeTooLarge, "content: too large or too deep")
 			if got := g.metaHere("carol"); got != "" {
 				t.Errorf("a refused message has bound %s", got)
 			}

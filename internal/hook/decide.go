@@ -308,9 +308,13 @@ func isDown(status int) bool {
 func (d *Decision) read(answer []byte) (fault string) {
 	into := d.names()
 	read := make(map[string]bool)
-	return protocol.ScanObject(answer, protocol.MaxDepth, func(name string, value []byte) string {
+	// A content may be as deep as a client's and what a backend puts around it. It is the client's doing that it is too deep then, and for who asked to
+	// refuse: as no answer it would be sent as it came, where nobody has to answer.
+	return protocol.ScanObject(answer, 2*protocol.MaxDepth, func(name string, value []byte) string {
 		to := into[name]
 		switch {
+		case name != "content" && protocol.Deep(value):
+			return name + ": too deep"
 		case to == nil:
 			return ""
 		case read[name]:

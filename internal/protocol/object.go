@@ -120,3 +120,10 @@ func (s *scanner) twins() bool {
 	}
 	return false
 }
+
+// Deep reports whether a JSON value, complete as ScanObject finds it, has more levels than a field of a frame may have.
+func Deep(value []byte) bool {
+	s := scanner{data: value}
+	s.value(MaxDepth)
+	return s.fault != ""
+}
