@@ -103,6 +103,7 @@ type command struct {
 	tries  int64  // how often it was handed out, this time included
 	again  bool   // it may have been done before
 	twice  bool   // a field was
+	taken  time.Time
 	fields map[string]string
 }
 
@@ -209,6 +210,7 @@ func (c *Commands) next(ctx context.Context, most int) ([]*command, error) {
 	if time.Since(c.looked) >= c.cfg.Takeover/4 {
 		stale, c.looked = c.cfg.Takeover, time.Now()
 	}
+	taken := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
 	gone := 10 * c.cfg.Takeover
@@ -230,7 +232,7 @@ func (c *Commands) next(ctx context.Context, most int) ([]*command, error) {
 		if len(one) != 3 {
 			return nil, fmt.Errorf("an entry of %d values", len(one))
 		}
-		x := &command{tries: asInt(one[1]), again: asInt(one[1]) > 1, fields: make(map[string]string)}
+		x := &command{tries: asInt(one[1]), again: asInt(one[1]) > 1, taken: taken, fields: make(map[string]string)}
 		x.id, _ = one[0].(string)
 		pairs, _ := one[2].([]any)
 		for i := 0; i+1 < len(pairs); i += 2 {
@@ -294,6 +296,10 @@ func fateOf(answer any) (f fate, after time.Duration) {
 
 // handle has a command done, and says what became of it. One that could not be done now stays in hand, for whoever takes it over in a while.
 func (c *Commands) handle(ctx context.Context, x *command) {
+	if time.Since(x.taken) >= c.cfg.Takeover {
+		c.counts.left.Add(1) // this gateway stood still, and another one may be about to do it
+		return
+	}
 	var status int
 	var answer any
 	if x.tries > commandTries {

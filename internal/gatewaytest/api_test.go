@@ -3,7 +3,6 @@
 package gatewaytest
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -18,34 +17,6 @@ import (
 	"testing"
 	"time"
 )
-
-// field finds a value by its path: results.0.status. nil: there is none.
-func (a Answered) field(path string) any {
-	var v any
-	d := json.NewDecoder(bytes.NewReader(a.Body))
-	d.UseNumber() // 1e400 is one, too
-	if d.Decode(&v) != nil {
-		return nil
-	}
-	for name := range strings.SplitSeq(path, ".") {
-		switch x := v.(type) {
-		case map[string]any:
-			v = x[name]
-		case []any:
-			var i int
-			if _, err := fmt.Sscan(name, &i); err != nil || i >= len(x) {
-				return nil
-			}
-			v = x[i]
-		default:
-			return nil
-		}
-	}
-	return v
-}
-
-// text is a field as it would be printed.
-func (a Answered) text(path string) string { return fmt.Sprint(a.field(path)) }
 
 // tryAPI makes a call of the server API, and holds the answer against the OpenAPI document. The body may be empty; headers are pairs.
 func (g *Gateway) tryAPI(method, path, body string, headers ...string) (Answered, error) {

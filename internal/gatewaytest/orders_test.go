@@ -1,6 +1,7 @@
 package gatewaytest
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -17,6 +18,34 @@ type Answered struct {
 }
 
 func (a Answered) String() string { return fmt.Sprintf("%d %s", a.Status, a.Body) }
+
+// field finds a value by its path: results.0.status. nil: there is none.
+func (a Answered) field(path string) any {
+	var v any
+	d := json.NewDecoder(bytes.NewReader(a.Body))
+	d.UseNumber() // 1e400 is one, too
+	if d.Decode(&v) != nil {
+		return nil
+	}
+	for name := range strings.SplitSeq(path, ".") {
+		switch x := v.(type) {
+		case map[string]any:
+			v = x[name]
+		case []any:
+			var i int
+			if _, err := fmt.Sscan(name, &i); err != nil || i >= len(x) {
+				return nil
+			}
+			v = x[i]
+		default:
+			return nil
+		}
+	}
+	return v
+}
+
+// text is a field as it would be printed.
+func (a Answered) text(path string) string { return fmt.Sprint(a.field(path)) }
 
 // apiClient waits as long as a call may take on a busy machine, and keeps no connection, which a killed gateway's would be.
 var apiClient = &http.Client{Timeout: 4 * Deadline, Transport: &http.Transport{DisableKeepAlives: true}}
