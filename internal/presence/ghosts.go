@@ -86,7 +86,7 @@ func (r *Registry) scanOwn(ctx context.Context, g *group, gw protocol.GatewayID,
 	return r.client.HScan(ctx, keyspace.Own(g.name, gw), cursor, "", reapBatch).Result()
 }
 
-// parseOwned reads a value of the own index: fence, user, since, device, meta.
+// parseOwned reads a value of the own index: fence, user, since, device, meta, and which meta it is where one was set.
 func parseOwned(s string) (fence uint64, user protocol.UserID, ok bool) {
 	f := strings.SplitN(s, "\x1f", 3)
 	if len(f) < 3 {

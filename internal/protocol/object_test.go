@@ -86,3 +86,18 @@ func TestTwinsAreFound(t *testing.T) {
 		}
 	}
 }
+
+// A value is as deep as a frame says: 64 levels in a field, lists and objects alike, and what stands in a text is none.
+func TestWhatIsDeep(t *testing.T) {
+	for _, around := range [][2]string{{"[", "]"}, {`{"a":`, "}"}, {`[0,{"a":"[[","b":`, "}]"}} {
+		levels := strings.Count(around[1], "]") + strings.Count(around[1], "}")
+		for n := MaxDepth - 4; n <= MaxDepth+4; n += levels {
+			value := []byte(strings.Repeat(around[0], n/levels) + "1" + strings.Repeat(around[1], n/levels))
+			var f Frame
+			refused := f.Decode([]byte(`{"type":"message","to":"x","content":`+string(value)+`}`)) != nil
+			if got, want := Deep(value), n/levels*levels > MaxDepth; got != want || refused != want {
+				t.Errorf("%d levels of %s: %v, refused %v", n, around[0], got, refused)
+			}
+		}
+	}
+}
