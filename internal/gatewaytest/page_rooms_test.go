@@ -132,7 +132,7 @@ func TestTabsOfOneUserShareWhatIsSaid(t *testing.T) {
 	if _, err := bob.Next("joined", Deadline); err != nil {
 		t.Fatal(err)
 	}
-	const before = 260 // more than a new device is given
+	const before = 260      // more than a new device is given
 	for i := range before { // one after the other, or they were out of order where one is refused and repeated
 		for _, to := range []string{"room:attic", []string{"alice", "dave"}[i%2]} {
 			id, err := bob.Send(to, fmt.Sprint(i+1), "")
