@@ -68,7 +68,7 @@ type DisconnectAnswer struct {
 // Leaving is a connection that was told to go.
 type Leaving struct {
 	ID      protocol.ConnID    `json:"id" doc:"Of the connection." example:"01993f2e-7b1c-7cc2-a1c3-0a7f6d1f2b90"`
-	Gateway protocol.GatewayID `json:"gateway,omitempty" doc:"Which holds it; absent when it is gone."`
+	Gateway protocol.GatewayID `json:"gateway,omitempty" doc:"Which holds it; absent when it is gone, or Redis didn't say."`
 	Gone    bool               `json:"gone" doc:"It has left the registry. false: it is marked and counts no more; its gateway closes it with the next word it hears, or refresh." example:"true"`
 }
 
@@ -162,15 +162,17 @@ func (a *API) disconnect(ctx context.Context, u protocol.UserID, o presence.Orde
 	left := a.awaitGone(ctx, u, kicked.Conns)
 	slices.Sort(kicked.Conns)
 	for _, c := range kicked.Conns {
-		l := Leaving{ID: c, Gateway: left[c]}
-		if l.Gateway == "" {
-			l.Gone = true
+		gw, there := left[c]
+		l := Leaving{ID: c, Gateway: gw, Gone: !there}
+		switch {
+		case l.Gone:
 			answer.Gone++
-		} else if a.cfg.Registry.IsDead(l.Gateway) {
-			answer.miss(l.Gateway, router.MissingDead)
-		} else {
+		case gw == "": // Redis didn't say
+		case a.cfg.Registry.IsDead(gw):
+			answer.miss(gw, router.MissingDead)
+		default:
 			// A client has less time to go than this has waited, so it is its gateway that doesn't do it.
-			answer.miss(l.Gateway, router.MissingSilent)
+			answer.miss(gw, router.MissingSilent)
 		}
 		answer.Connections = append(answer.Connections, l)
 	}
@@ -190,7 +192,7 @@ func (a *API) awaitGone(ctx context.Context, u protocol.UserID, conns []protocol
 	defer cancel()
 	unknown := make(map[protocol.ConnID]protocol.GatewayID)
 	for _, c := range conns {
-		unknown[c] = "unknown"
+		unknown[c] = ""
 	}
 	last := unknown
 	for pause := goneLook; len(conns) > 0; pause = min(2*pause, 8*goneLook) {

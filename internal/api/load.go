@@ -126,7 +126,7 @@ var rebalance = on(operation{
 	Summary: "Spread connections over the gateways",
 	Description: "Gateways that have more than the mean and the tolerance close what is above the mean, paced, the longest connected first, with 4005: these clients come back at once, through the balancer. " +
 		"On a balanced cluster nobody is touched. Where the clients come to is the balancer's to say: it should prefer the gateway with the fewest connections. " +
-		"The answer is the plan, and comes before it is carried out. A gateway that did not answer is left out of the mean, and is not touched.",
+		"The answer is the plan, and comes before it is carried out. Ask again when those that were closed are back: whoever is on the way is counted nowhere. A gateway that did not answer is left out of the mean, and is not touched.",
 	Codes: []Code{CodeUnavailable},
 }, (*API).rebalance)
 
