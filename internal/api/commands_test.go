@@ -89,3 +89,28 @@ func TestARevocationDoneAgainSparesNewerTokens(t *testing.T) {
 	}
 	eventually(t, "the new token is revoked", func() bool { return n.revocations.Hits(newer) })
 }
+
+// A time that a command has itself is only ever brought forward; and one whose id does not say when it was put in, or that is done for the first time, is left
+// as it is.
+func TestACommandDoneAgainIsAboutNothingLaterThanItself(t *testing.T) {
+	const put, before, after = 1700000000000, 1699999900000, 1700000100000
+	for name, c := range map[string]struct {
+		id           string
+		again        bool
+		before, want int64
+	}{
+		"again":                   {"1700000000000-3", true, 0, put},
+		"again, with a later one": {"1700000000000-3", true, after, put},
+		"again, with an earlier":  {"1700000000000-3", true, before, before},
+		"for the first time":      {"1700000000000-3", false, 0, 0},
+		"an id that is no time":   {"17-1", true, 0, 0},
+	} {
+		x := &command{id: c.id, again: c.again}
+		revoke, disconnect := &RevokeRequest{Before: c.before}, &DisconnectUserRequest{Before: c.before}
+		x.once(revoke)
+		x.once(disconnect)
+		if revoke.Before != c.want || disconnect.Before != c.want {
+			t.Errorf("%s: before %d and %d, want %d", name, revoke.Before, disconnect.Before, c.want)
+		}
+	}
+}
