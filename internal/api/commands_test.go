@@ -104,6 +104,7 @@ func TestACommandDoneAgainIsAboutNothingLaterThanItself(t *testing.T) {
 		"again, with an earlier":  {"1700000000000-3", true, before, before},
 		"for the first time":      {"1700000000000-3", false, 0, 0},
 		"an id that is no time":   {"17-1", true, 0, 0},
+		"no time, but one given":  {"17-1", true, before, before},
 	} {
 		x := &command{id: c.id, again: c.again}
 		revoke, disconnect := &RevokeRequest{Before: c.before}, &DisconnectUserRequest{Before: c.before}
