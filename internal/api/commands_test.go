@@ -38,56 +38,60 @@ func TestACommandAboutRoomsIsTriedAgainWhereThatMayHelp(t *testing.T) {
 // A backend puts bob into a room by a command, and for a moment it can't be done, first for one reason, then for the other. The command is done when it can be,
 // and answered once.
 func TestARoomThatIsBusyForAMomentIsJoinedByTheSameCommand(t *testing.T) {
-	var asked atomic.Int64
-	outcomes := []protocol.RoomOutcome{protocol.RoomUnavailable, protocol.RoomBusy, protocol.RoomJoined}
-	n := start(t, gatewaytest.Shared(t, gatewaytest.Standalone), func(s *settings) {
-		s.question = func(ctx context.Context, a *router.Asked) bool {
-			outcome := outcomes[min(int(asked.Add(1)), len(outcomes))-1]
-			body, _ := json.Marshal(&protocol.RoomsOutcome{Connections: []protocol.RoomsOfConnection{{Conn: "c-1", Outcomes: []protocol.RoomOutcome{outcome}}}})
-			_ = a.Answer(ctx, protocol.AnswerDone, body)
-			return true
+	eachKind(t, func(t *testing.T, r *gatewaytest.Redis) {
+		var asked atomic.Int64
+		outcomes := []protocol.RoomOutcome{protocol.RoomUnavailable, protocol.RoomBusy, protocol.RoomJoined}
+		n := start(t, r, func(s *settings) {
+			s.question = func(ctx context.Context, a *router.Asked) bool {
+				outcome := outcomes[min(int(asked.Add(1)), len(outcomes))-1]
+				body, _ := json.Marshal(&protocol.RoomsOutcome{Connections: []protocol.RoomsOfConnection{{Conn: "c-1", Outcomes: []protocol.RoomOutcome{outcome}}}})
+				_ = a.Answer(ctx, protocol.AnswerDone, body)
+				return true
+			}
+		})
+		n.hold(t, "bob", "c-1")
+		n.put(t, "*", "joinRooms", `{"user":"bob","rooms":["x"]}`)
+		n.takes(t, 10*patience, ScopeControl)
+		if status, answer := n.replied(t, 1); status != "200" || !strings.Contains(answer, `"rooms":{"x":"joined"}`) || asked.Load() != 3 {
+			t.Errorf("%s %s, after %d times", status, answer, asked.Load())
 		}
 	})
-	n.hold(t, "bob", "c-1")
-	n.put(t, "*", "joinRooms", `{"user":"bob","rooms":["x"]}`)
-	n.takes(t, 10*patience, ScopeControl)
-	if status, answer := n.replied(t, 1); status != "200" || !strings.Contains(answer, `"rooms":{"x":"joined"}`) || asked.Load() != 3 {
-		t.Errorf("%s %s, after %d times", status, answer, asked.Load())
-	}
 }
 
 // A gateway took a revocation a minute ago and died before it could say that it was done. Another one does it again: the token that bob had then is bad, and
 // the one that he got since is good. A revocation that is done for the first time is about all that there are.
 func TestARevocationDoneAgainSparesNewerTokens(t *testing.T) {
-	n := start(t, gatewaytest.Shared(t, gatewaytest.Standalone))
-	eventually(t, "the revocations are read", func() bool { return n.revocations.Check(&auth.Identity{User: "bob"}) == nil })
-	now := time.Now()
-	token := func(age time.Duration) *auth.Identity {
-		return &auth.Identity{User: "bob", IssuedAt: now.Add(-age).Unix()}
-	}
-	older, newer := token(90*time.Second), token(30*time.Second)
-	n.put(t, fmt.Sprint(now.Add(-time.Minute).UnixMilli(), "-0"), "revokeTokens", `{"user":"bob"}`)
-	for _, command := range [][]any{
-		{"XGROUP", "CREATE", keyspace.Commands(), "gateways", "0"},
-		{"XREADGROUP", "GROUP", "gateways", "dead-1", "STREAMS", keyspace.Commands(), ">"},
-	} {
-		if _, err := n.redis.Do(command...); err != nil {
-			t.Fatal(err)
+	eachKind(t, func(t *testing.T, r *gatewaytest.Redis) {
+		n := start(t, r)
+		eventually(t, "the revocations are read", func() bool { return n.revocations.Check(&auth.Identity{User: "bob"}) == nil })
+		now := time.Now()
+		token := func(age time.Duration) *auth.Identity {
+			return &auth.Identity{User: "bob", IssuedAt: now.Add(-age).Unix()}
 		}
-	}
-	n.takes(t, time.Second, ScopeRevoke)
-	if status, answer := n.replied(t, 1); status != "200" {
-		t.Fatalf("%s %s", status, answer)
-	}
-	eventually(t, "the old token is revoked", func() bool { return n.revocations.Hits(older) })
-	if n.revocations.Hits(newer) {
-		t.Error("so is the new one")
-	}
-	n.put(t, "*", "revokeTokens", `{"user":"bob"}`)
-	if status, answer := n.replied(t, 2); status != "200" {
-		t.Fatalf("%s %s", status, answer)
-	}
-	eventually(t, "the new token is revoked", func() bool { return n.revocations.Hits(newer) })
+		older, newer := token(90*time.Second), token(30*time.Second)
+		n.put(t, fmt.Sprint(now.Add(-time.Minute).UnixMilli(), "-0"), "revokeTokens", `{"user":"bob"}`)
+		for _, command := range [][]any{
+			{"XGROUP", "CREATE", keyspace.Commands(), "gateways", "0"},
+			{"XREADGROUP", "GROUP", "gateways", "dead-1", "STREAMS", keyspace.Commands(), ">"},
+		} {
+			if _, err := n.redis.Do(command...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n.takes(t, time.Second, ScopeRevoke)
+		if status, answer := n.replied(t, 1); status != "200" {
+			t.Fatalf("%s %s", status, answer)
+		}
+		eventually(t, "the old token is revoked", func() bool { return n.revocations.Hits(older) })
+		if n.revocations.Hits(newer) {
+			t.Error("so is the new one")
+		}
+		n.put(t, "*", "revokeTokens", `{"user":"bob"}`)
+		if status, answer := n.replied(t, 2); status != "200" {
+			t.Fatalf("%s %s", status, answer)
+		}
+		eventually(t, "the new token is revoked", func() bool { return n.revocations.Hits(newer) })
+	})
 }
 
 // A time that a command has itself is only ever brought forward; and one whose id does not say when it was put in, or that is done for the first time, is left

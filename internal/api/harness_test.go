@@ -113,6 +113,13 @@ type settings struct {
 // nodeID is the gateway that a node is.
 const nodeID protocol.GatewayID = "a-1"
 
+// eachKind runs a test on the Redis of a first run and on a real one. What is tested here doesn't depend on how the keyspace is grouped.
+func eachKind(t *testing.T, run func(t *testing.T, r *gatewaytest.Redis)) {
+	for _, kind := range []gatewaytest.Kind{gatewaytest.Embedded, gatewaytest.Standalone} {
+		t.Run(string(kind), func(t *testing.T) { run(t, gatewaytest.Shared(t, kind)) })
+	}
+}
+
 // start starts a node. Only tests of time wait for what does not come: everything else may take as long as a busy machine needs.
 func start(t *testing.T, r *gatewaytest.Redis, tune ...func(*settings)) *node {
 	t.Helper()
@@ -123,9 +130,12 @@ func start(t *testing.T, r *gatewaytest.Redis, tune ...func(*settings)) *node {
 	for _, f := range tune {
 		f(&s)
 	}
-	n := &node{redis: r, line: &line{}, client: redis.NewClient(&redis.Options{
-		Addr: r.Nodes[0].Addr, MaxRetries: -1, ContextTimeoutEnabled: true, ReadTimeout: patience, DisableIdentity: true,
-	})}
+	o, err := redis.ParseURL(r.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.MaxRetries, o.ContextTimeoutEnabled, o.ReadTimeout, o.DisableIdentity = -1, true, patience, true
+	n := &node{redis: r, line: &line{}, client: redis.NewClient(o)}
 	n.client.AddHook(n.line)
 	n.registry = n.newRegistry(nodeID)
 	rc := router.DefaultConfig()
@@ -137,7 +147,6 @@ func start(t *testing.T, r *gatewaytest.Redis, tune ...func(*settings)) *node {
 	ac.Log, ac.Timeout, ac.Every = s.api.Log, patience, 50*time.Millisecond
 	n.revocations = auth.NewRevocations(n.client, ac)
 	s.api.Revocations, s.api.Snapshot = n.revocations, func() []byte { return []byte("{}") }
-	var err error
 	if n.API, err = New(s.api); err == nil {
 		err = n.registry.Join(t.Context())
 	}
