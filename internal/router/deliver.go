@@ -32,8 +32,10 @@ type deliverer struct {
 	feeds  map[protocol.Address]*feed
 	number uint64 // last number seen on the channel, when heard
 	heard  bool   // a number was seen: what comes next is known
-	// rumours are who joined and left rooms in this window, tellAt its end.
+	// rumours are who joined and left rooms in this window, due those of the one before
+	// that are still to be told, tellAt when it goes on.
 	rumours map[protocol.Address]*rumour
+	due     []told
 	tellAt  *time.Timer
 	wire    []byte // one frame with its WebSocket header, built once for all members
 	// pulseNumber is the number Redis gave with the last pulse, expected the same

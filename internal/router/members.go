@@ -31,7 +31,7 @@ func (d *deliverer) hearMembers(c protocol.MembersChange) {
 	r := d.rumours[a]
 	if r == nil {
 		r = &rumour{changes: make(map[protocol.UserID]bool)}
-		if len(d.rumours) == 0 {
+		if len(d.rumours) == 0 && len(d.due) == 0 {
 			d.tellAt.Reset(d.router.cfg.MemberWindow)
 		}
 		d.rumours[a] = r
@@ -57,15 +57,49 @@ func (d *deliverer) hearMembers(c protocol.MembersChange) {
 	}
 }
 
-// tellMembers ends the window.
+// told is a rumour that is to be told.
+type told struct {
+	address protocol.Address
+	rumour  *rumour
+}
+
+const (
+	// toldAtOnce is how many rooms all groups tell of before it is somebody else's turn.
+	// Who is in thousands that all change at a time would else be taken for a slow
+	// consumer: an outbox holds so many frames, however fast its client reads.
+	toldAtOnce = 256
+	// tellPause is how long a client has to take those.
+	tellPause = 5 * time.Millisecond
+)
+
+// tellMembers ends the window, or goes on with what it left.
 func (d *deliverer) tellMembers() {
-	for a, r := range d.rumours {
-		delete(d.rumours, a)
-		f := d.feeds[a]
+	if len(d.due) == 0 {
+		for a, r := range d.rumours {
+			d.due = append(d.due, told{a, r})
+		}
+		clear(d.rumours)
+	}
+	n := min(len(d.due), max(1, toldAtOnce/len(d.router.deliverers)))
+	d.tellOf(d.due[:n])
+	clear(d.due[:n])
+	switch d.due = d.due[n:]; {
+	case len(d.due) > 0:
+		d.tellAt.Reset(tellPause)
+		return
+	case len(d.rumours) > 0:
+		d.tellAt.Reset(d.router.cfg.MemberWindow)
+	}
+	d.due = nil
+}
+
+func (d *deliverer) tellOf(some []told) {
+	for _, t := range some {
+		f := d.feeds[t.address]
 		if f == nil {
 			continue
 		}
-		payload := r.frame(protocol.RoomID(a.Name()), d.router.cfg.PushBytes)
+		payload := t.rumour.frame(protocol.RoomID(t.address.Name()), d.router.cfg.PushBytes)
 		if payload == nil {
 			continue
 		}

@@ -2,6 +2,7 @@ package router
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -103,6 +104,47 @@ func leaves(n int) (bodies []string) {
 		bodies = append(bodies, fmt.Sprintf("lobby\n1\n-user%03d", i))
 	}
 	return bodies
+}
+
+// Alice is in thousands of rooms, and all of them change in one window. She is told of each, a few at a time: at once they are more than her socket
+// and her outbox hold, and she would be closed for reading too slowly.
+func TestManyRoomsThatChangeAtOnceOverwhelmNobody(t *testing.T) {
+	b := newBench(t, func(s *settings) { s.router.MemberWindow = 20 * time.Millisecond })
+	const rooms = 3000
+	alice, a := b.g.hold("alice")
+	for i := range rooms {
+		s := &Stay{address: protocol.RoomAddress(protocol.RoomID("room" + strconv.Itoa(i))), conn: a.conn}
+		s.followed.Store(true)
+		b.do(command{kind: commandAttach, address: s.address, stay: s})
+	}
+	for i := range rooms {
+		b.open(fmt.Sprintf("\x01jroom%d\n2\n+bob", i))
+	}
+	for before := uint64(0); len(b.rumours)+len(b.due) > 0; {
+		select {
+		case <-b.tellAt.C:
+			b.tellMembers()
+			b.out.Flush()
+			now := b.g.router.Stats().MemberPushes
+			if now-before > toldAtOnce {
+				t.Errorf("told of %d rooms at once", now-before)
+			}
+			before = now
+		case <-time.After(patience):
+			t.Fatal("it never ended")
+		}
+	}
+	heard := make(map[string]bool)
+	for len(heard) < rooms {
+		f, err := alice.Next("members", patience)
+		if err != nil {
+			t.Fatalf("after %d rooms: %v", len(heard), err)
+		}
+		if heard[f.Room] {
+			t.Fatalf("%s was told of twice", f.Room)
+		}
+		heard[f.Room] = true
+	}
 }
 
 // The window begins with the first that is heard and ends by itself.
