@@ -74,7 +74,7 @@ func parseStatement(sql string) (*statement, error) {
 	if sql == "" {
 		return nil, errors.New("is empty")
 	}
-	s := &statement{updates: len(sql) > 6 && strings.EqualFold(sql[:6], "UPDATE")}
+	s := &statement{updates: strings.EqualFold(firstWord(sql), "UPDATE")}
 	var text strings.Builder
 	for i := 0; i < len(sql); {
 		if end := quoted(sql[i:]); end != 0 {
@@ -112,6 +112,25 @@ func parseStatement(sql string) (*statement, error) {
 	}
 	s.text = text.String()
 	return s, nil
+}
+
+// firstWord is the first of a statement, behind its comments.
+func firstWord(sql string) string {
+	for {
+		sql = strings.TrimLeft(sql, " \t\r\n")
+		end := 0
+		for end < len(sql) && letter(sql[end]) {
+			end++
+		}
+		if end > 0 || sql == "" || sql[0] != '/' && sql[0] != '-' && sql[0] != '#' {
+			return sql[:end]
+		}
+		skip := quoted(sql)
+		if skip <= 0 {
+			return ""
+		}
+		sql = sql[skip:]
+	}
 }
 
 func letter(c byte) bool { return c == '_' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' }
