@@ -2,6 +2,7 @@ package connection
 
 import (
 	"bytes"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -122,8 +123,8 @@ func TestHoldLastsAsLongAsItSays(t *testing.T) {
 		letGo := make(chan struct{})
 		go func() {
 			defer close(letGo)
-			for !c.waiting.Load() {
-				time.Sleep(time.Microsecond)
+			for until := time.Now().Add(patience); !c.waiting.Load() && time.Now().Before(until); {
+				runtime.Gosched()
 			}
 			c.Release()
 		}()
