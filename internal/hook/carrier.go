@@ -3,6 +3,7 @@ package hook
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -84,7 +85,7 @@ func newCarrier(client redis.UniversalClient, cfg *Config, s *SinkConfig, sink s
 	c := &carrier{
 		cfg: cfg, name: s.Name, filter: s.Filter, batch: s.Batch, within: s.Timeout, sink: sink,
 		log: cfg.Log.With("sink", s.Name), client: client, script: redis.NewScript(cfg.Layout.Script(carrySource)),
-		gate: gate{least: s.RetryAfter, most: s.RetryMost},
+		gate: gate{least: s.RetryAfter, most: s.RetryMost, batch: s.Batch},
 	}
 	for _, g := range cfg.Layout.Groups() {
 		if s.takesOthers() {
@@ -338,7 +339,7 @@ func (c *carrier) deliver(ctx context.Context, events []*Event) int {
 		case <-ctx.Done():
 			return 0
 		}
-		taken, err := c.attempt(ctx, events)
+		taken, err := c.attempt(ctx, events[:min(len(events), c.gate.portion())])
 		<-c.slots
 		if err == nil || taken > 0 || ctx.Err() != nil {
 			return taken
@@ -353,11 +354,16 @@ func (c *carrier) attempt(ctx context.Context, events []*Event) (int, error) {
 	taken, refused, err := c.sink.deliver(attempt, events)
 	c.counts.delivered.Add(uint64(taken - refused))
 	c.counts.refused.Add(uint64(refused))
+	// What takes all or none, and is too slow for all, would never take any.
+	if taken == 0 && len(events) > 1 && ctx.Err() == nil && (attempt.Err() != nil || errors.Is(err, errTooMany)) {
+		c.gate.tooMany(len(events))
+	}
 	switch {
 	case err == nil:
-		if n := c.gate.success(); n > 0 {
+		if n := c.gate.success(taken); n > 0 {
 			c.log.Info("the sink takes events again", "failures", n)
 		}
+	case len(events) > 1 && errors.Is(err, errTooMany): // an answer like another
 	case ctx.Err() == nil: // else it was cut short by us
 		c.counts.failures.Add(1)
 		if n := c.gate.failure(began); n == 1 || n%10 == 0 {

@@ -7,15 +7,18 @@ import (
 	"time"
 )
 
-// A gate keeps everyone from a sink that fails, until it is time to try again. All
-// groups share it: a sink that is down is asked once, not once for each group.
+// A gate keeps everyone from a sink that fails, until it is time to try again, and
+// from giving it more events at a time than it takes. All groups share it: a sink that
+// is down is asked once, not once for each group.
 type gate struct {
 	least, most time.Duration
+	batch       int // events at a time, at most
 
 	mu       sync.Mutex // guards the rest
 	failures int
 	failed   time.Time // when the last of them was noticed
 	opens    time.Time
+	fewer    int // events at a time, as the sink has it; 0: batch
 }
 
 // wait returns when an attempt may begin, or ctx ends.
@@ -56,10 +59,37 @@ func (g *gate) failure(began time.Time) int {
 	return g.failures
 }
 
-// success opens the gate, and returns how many failures came before.
-func (g *gate) success() int {
+// portion returns how many events the sink is given at a time.
+func (g *gate) portion() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.fewer > 0 {
+		return g.fewer
+	}
+	return g.batch
+}
+
+// tooMany says that so many events, two at least, were more than the sink takes at a
+// time: from now on it gets at most half of them.
+func (g *gate) tooMany(events int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.fewer == 0 || g.fewer > events/2 {
+		g.fewer = events / 2
+	}
+}
+
+// success opens the gate, and returns how many failures came before. The sink took so
+// many events: were they all that it is trusted with, it gets a few more the next time.
+func (g *gate) success(events int) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if events == g.fewer {
+		g.fewer += 1 + g.fewer/8
+		if g.fewer >= g.batch {
+			g.fewer = 0
+		}
+	}
 	n := g.failures
 	g.failures, g.opens = 0, time.Time{}
 	return n

@@ -3,6 +3,7 @@ package hook
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -32,12 +33,16 @@ func New(client redis.UniversalClient, cfg Config) (*Hooks, error) {
 	return h, nil
 }
 
+// errTooMany says that a sink takes fewer events at a time.
+var errTooMany = errors.New("too many events at a time")
+
 // A sink takes events.
 type sink interface {
 	// deliver hands events over in their order, and returns how many the sink took.
 	// That is at least one when err is nil. What it did not take is given again, and
 	// so may be what it did: a sink tells an event by its id. refused counts those
-	// among the taken that the sink will never take.
+	// among the taken that the sink will never take. After errTooMany, or where there was
+	// no time for any, it is given fewer.
 	deliver(ctx context.Context, events []*Event) (taken, refused int, err error)
 	close() error
 }

@@ -42,8 +42,7 @@ func (w *webhook) close() error {
 	return nil
 }
 
-// deliver posts all events as one body; the receiver takes all of them or none. Where
-// it says that they are too much at once, it gets fewer.
+// deliver posts all events as one body; the receiver takes all of them or none.
 func (w *webhook) deliver(ctx context.Context, events []*Event) (taken, refused int, err error) {
 	body := []byte(`{"events":[`)
 	id := sha256.New()
@@ -63,13 +62,13 @@ func (w *webhook) deliver(ctx context.Context, events []*Event) (taken, refused 
 	// Read to its end, so that the connection can be used again; an endless one is hung up on.
 	_, _ = io.CopyN(io.Discard, response.Body, maxAnswer)
 	_ = response.Body.Close()
-	if response.StatusCode == http.StatusRequestEntityTooLarge && len(events) > 1 {
-		return w.deliver(ctx, events[:len(events)/2])
+	switch {
+	case response.StatusCode/100 == 2:
+		return len(events), 0, nil
+	case response.StatusCode == http.StatusRequestEntityTooLarge:
+		return 0, 0, fmt.Errorf("status %d: %w", response.StatusCode, errTooMany)
 	}
-	if response.StatusCode/100 != 2 {
-		return 0, 0, fmt.Errorf("status %d", response.StatusCode)
-	}
-	return len(events), 0, nil
+	return 0, 0, fmt.Errorf("status %d", response.StatusCode)
 }
 
 // sign makes the value of Webhook-Signature.

@@ -3,6 +3,7 @@
 package hook
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -15,7 +16,9 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -294,43 +297,89 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	}
 }
 
-// A server that takes so many bytes at a time (100 KB is usual) would refuse a batch for ever that a backlog makes larger. It gets it in parts; one event that is too
-// large for it alone is like any other answer.
+// A server that takes so many bytes at a time (100 KB is usual), or needs so long for each event, would refuse a batch for ever that a
+// backlog makes larger. It gets it in parts, and all of it when it is well again.
 func TestAReceiverThatTakesLessAtATimeGetsLess(t *testing.T) {
-	const most = 700
-	var bodies []string
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		if len(body) > most {
-			w.WriteHeader(http.StatusRequestEntityTooLarge)
-			return
-		}
-		bodies = append(bodies, string(body))
-	}))
-	defer server.Close()
-	s := sinkNamed("web", Filter{})
-	s.Timeout = patience
-	s.Webhook = &WebhookConfig{URL: server.URL, Secret: secret, Allow: []string{"127.0.0.1"}}
-	w, err := newWebhook(&s)
-	if err != nil {
-		t.Fatal(err)
+	for name, tc := range map[string]struct {
+		takes func(r *http.Request, events int) bool
+		fails bool // an answer that doesn't come is a failure; one that says too large is none
+	}{
+		"so many bytes": {func(r *http.Request, _ int) bool { return r.ContentLength <= 1500 }, false},
+		"so long for each": {func(r *http.Request, events int) bool {
+			select {
+			case <-time.After(time.Duration(events) * 30 * time.Millisecond):
+				return true
+			case <-r.Context().Done():
+				return false
+			}
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+				w, to := newWorld(t, r), gatewaytest.StartReceiver(t)
+				var well atomic.Bool
+				var sizes []int
+				var mu sync.Mutex // guards sizes
+				server := httptest.NewServer(http.HandlerFunc(func(answer http.ResponseWriter, r *http.Request) {
+					body, _ := io.ReadAll(r.Body)
+					events := bytes.Count(body, []byte(`"n":`))
+					if !well.Load() && !tc.takes(r, events) {
+						answer.WriteHeader(http.StatusRequestEntityTooLarge)
+						return
+					}
+					mu.Lock()
+					sizes = append(sizes, events)
+					mu.Unlock()
+					r.Body = io.NopCloser(bytes.NewReader(body))
+					to.ServeHTTP(answer, r)
+				}))
+				t.Cleanup(server.Close)
+				s := webhookTo(to, Filter{})
+				s.Webhook.URL = server.URL
+				if tc.fails {
+					s.Timeout = 200 * time.Millisecond
+				}
+				w.happenEach(1, 0, 40)
+				a := w.gateway("a", s)
+				w.wantEach(to, 1, 40)
+				if s := w.wantSettled(a); (s.Failures > 0) != tc.fails {
+					t.Errorf("counted %+v", s)
+				}
+				if largest := slices.Max(sizes); largest >= s.Batch {
+					t.Errorf("it took %d at a time", largest)
+				}
+				well.Store(true)
+				to.Answer(http.StatusInternalServerError) // so that there is a backlog
+				w.happenEach(1, 40, 400)
+				to.Answer(0)
+				w.wantEach(to, 1, 400)
+				mu.Lock()
+				defer mu.Unlock()
+				if slices.Max(sizes) != s.Batch {
+					t.Errorf("well again, it got %d at a time at most", slices.Max(sizes))
+				}
+			})
+		})
 	}
-	defer w.close()
-	all := someEvents(1, 41)
-	for rest := all; len(rest) > 0; {
-		taken, _, err := w.deliver(context.Background(), rest)
-		if err != nil || taken == 0 {
-			t.Fatalf("%d taken, %v", taken, err)
-		}
-		rest = rest[taken:]
-	}
-	if text := strings.Join(bodies, ""); strings.Count(text, `"n":`) != 40 || strings.Index(text, `"n":7,`) > strings.Index(text, `"n":8,`) {
-		t.Errorf("%s", text)
-	}
-	all[0].Meta = []byte(`"` + strings.Repeat("x", most) + `"`)
-	if taken, _, err := w.deliver(context.Background(), all); err == nil || taken != 0 {
-		t.Errorf("%d taken, %v", taken, err)
-	}
+}
+
+// One event that is too large for a receiver is like any other that it doesn't take.
+func TestAnEventTooLargeForAReceiverIsAFailure(t *testing.T) {
+	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
+		w, to := newWorld(t, r), gatewaytest.StartReceiver(t)
+		to.Answer(http.StatusRequestEntityTooLarge)
+		a := w.gateway("a", webhookTo(to, Filter{}))
+		w.happenEach(1, 0, 1)
+		w.eventually(func() error {
+			if s := a.hooks.Stats()[0]; s.Failing < 2 {
+				return fmt.Errorf("counted %+v", s)
+			}
+			return nil
+		})
+		to.Answer(0)
+		w.wantEach(to, 1, 1)
+	})
 }
 
 // Only 2xx says that events were taken, and no answer may take for ever or be endless.

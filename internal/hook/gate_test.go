@@ -1,0 +1,44 @@
+//go:build !secondpass
+
+package hook
+
+import "testing"
+
+// What a sink is given shrinks at once, from what was too many, and grows by what it took.
+func TestThePortionOfASink(t *testing.T) {
+	g := gate{batch: 100}
+	want := func(n int) {
+		t.Helper()
+		if got := g.portion(); got != n {
+			t.Fatalf("%d at a time, want %d", got, n)
+		}
+	}
+	want(100)
+	g.success(100)
+	want(100)
+	g.tooMany(100)
+	g.tooMany(100) // of another group, at the same time
+	want(50)
+	g.tooMany(7)
+	want(3)
+	g.tooMany(100) // given before
+	want(3)
+	g.tooMany(3)
+	g.tooMany(2)
+	want(1)
+	g.success(1)
+	want(2)
+	g.success(1) // there were no more
+	want(2)
+	rounds := 0
+	for ; g.portion() < 100 && rounds < 100; rounds++ {
+		g.success(g.portion())
+	}
+	want(100)
+	if rounds > 30 {
+		t.Errorf("it took %d deliveries to be trusted again", rounds)
+	}
+	if g = (gate{batch: 1}); g.portion() != 1 {
+		t.Errorf("%d at a time of a batch of one", g.portion())
+	}
+}
