@@ -106,15 +106,15 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Body != http.NoBody {
 		w.Header().Set("Connection", "close") // or net/http would wait for the rest of it before it answers
 	}
-	if x, ok := answer.(lined); ok {
+	x, inLines := answer.(lined)
+	if inLines {
 		status = x.tell(w, r)
-		a.calls.count(c.operation, status)
-		a.log.Debug("api call", "op", c.operation, "status", status, "key", c.by, "dur", time.Since(began).Round(time.Millisecond))
-		return
 	}
 	a.calls.count(c.operation, status)
 	a.log.Debug("api call", "op", c.operation, "status", status, "key", c.by, "dur", time.Since(began).Round(time.Microsecond))
-	a.write(w, status, answer)
+	if !inLines {
+		a.write(w, status, answer)
+	}
 }
 
 // noOperation is the label of calls that never came to one.
@@ -131,7 +131,7 @@ type call struct {
 func (c *call) serve(w http.ResponseWriter, r *http.Request) (int, any) {
 	answer, p := c.run(w, r)
 	if p != nil {
-		return p.Status, p
+		return refused(p)
 	}
 	return statusOf(answer), answer
 }
@@ -186,32 +186,26 @@ func (c *call) run(w http.ResponseWriter, r *http.Request) (any, *Problem) {
 	return a.do(r.Context(), o, request)
 }
 
-// Command makes a call that comes by another way than HTTP: the operation's name, and one JSON object with all that HTTP has in path, query
-// and body. by stands where a key's name does; who may do what is the caller's to know. It returns the HTTP status and the answer, a
-// *Problem or what the operation has.
-func (a *API) Command(ctx context.Context, name string, input []byte, by string) (status int, answer any) {
-	return a.command(ctx, name, input, by, nil)
-}
-
-// command is Command. before, unless it is nil, sees the operation and its request first, and may refuse.
-func (a *API) command(ctx context.Context, name string, input []byte, by string, before func(*operation, any) *Problem) (status int, answer any) {
+// command makes a call that comes from the stream of commands: the operation's name, and one JSON object with all that HTTP has in path,
+// query and body. before sees the operation and its request first, and may refuse. It returns the HTTP status and the answer, a *Problem
+// or what the operation has.
+func (a *API) command(ctx context.Context, name string, input []byte, before func(*operation, any) *Problem) (status int, answer any) {
 	at := slices.IndexFunc(operations, func(o *operation) bool { return o.Name == name && o.lines == nil })
 	if at < 0 {
-		p := refuse(CodeNotFound, "no such operation")
-		return p.Status, p
+		return refused(refuse(CodeNotFound, "no such operation"))
 	}
 	o := operations[at]
 	request := reflect.New(o.request.typ)
 	p := o.request.readObject(request.Elem(), inAny, "", input)
-	if p == nil && before != nil {
+	if p == nil {
 		p = before(o, request.Interface())
 	}
 	if p == nil {
-		o.request.setCaller(request.Elem(), by)
+		o.request.setCaller(request.Elem(), commandsCaller)
 		answer, p = a.do(ctx, o, request.Interface())
 	}
 	if p != nil {
-		status, answer = p.Status, p
+		status, answer = refused(p)
 	} else {
 		status = statusOf(answer)
 	}
@@ -227,6 +221,8 @@ func statusOf(answer any) int {
 	return http.StatusOK
 }
 
+func refused(p *Problem) (int, any) { return p.Status, p }
+
 // do runs an operation within the deadline.
 func (a *API) do(ctx context.Context, o *operation, request any) (any, *Problem) {
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.Deadline)
@@ -240,6 +236,24 @@ func (a *API) do(ctx context.Context, o *operation, request any) (any, *Problem)
 		a.log.Error("api call failed", "op", o.Name, "err", err)
 	}
 	return nil, p
+}
+
+// answerMargin of the deadline is left for the answer.
+const answerMargin = 500 * time.Millisecond
+
+// remaining is how long an operation may wait for what its answer is to say.
+func remaining(ctx context.Context) time.Duration {
+	end, _ := ctx.Deadline() // do has set one
+	return time.Until(end) - answerMargin
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
 }
 
 func notAllowed(allow string) *Problem {

@@ -8,8 +8,6 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -20,26 +18,13 @@ import (
 )
 
 // A backend that speaks no HTTP puts its calls into a stream of Redis, and the gateways take them from there, each command one of them, by the
-// same operations: docs/api.md has the fields.
+// same operations: docs/api-control.md has the fields.
 
 //go:embed lua/take.lua
 var takeSource string
 
 //go:embed lua/done.lua
 var doneSource string
-
-// The fields of a command, of an answer, and of one that was given up.
-const (
-	fieldOperation = "op"
-	fieldBody      = "body"
-	fieldKey       = "key"
-	fieldReply     = "reply"
-
-	fieldCommand = "command" // the entry's id in the stream of commands
-	fieldStatus  = "status"
-	fieldAnswer  = "answer"
-	fieldTries   = "tries"
-)
 
 const (
 	commandsAtATime = 64                    // in the hand of one gateway
@@ -94,49 +79,6 @@ func NewCommands(client redis.UniversalClient, a *API, cfg CommandsConfig) *Comm
 	return &Commands{
 		cfg: cfg, api: a, client: client, hands: make(chan struct{}, commandsAtATime),
 		take: redis.NewScript(cfg.Layout.Script(takeSource)), done: redis.NewScript(cfg.Layout.Script(doneSource)),
-	}
-}
-
-// command is one that this gateway has in hand.
-type command struct {
-	id     string // of its entry
-	tries  int64  // how often it was handed out, this time included
-	again  bool   // it may have been done before
-	twice  bool   // a field was
-	taken  time.Time
-	fields map[string]string
-}
-
-// put is when the command came, ms since 1970 by the clock of Redis; 0: its id doesn't say, because a backend made it up.
-func (x *command) put() int64 {
-	ms, _, _ := strings.Cut(x.id, "-")
-	n, err := strconv.ParseInt(ms, 10, 64)
-	if err != nil || n < leastTime {
-		return 0
-	}
-	return min(n, time.Now().UnixMilli())
-}
-
-// leastTime is a moment before any command, ms since 1970.
-const leastTime = 1_000_000_000_000
-
-// once keeps a command that may have been done before from doing more than it did then: whoever came back since, or has another token
-// since, is not who was meant. A message has its id for that.
-func (x *command) once(request any) {
-	put := x.put()
-	before := func(to *int64) {
-		if *to == 0 || *to > put {
-			*to = put
-		}
-	}
-	if !x.again || put == 0 {
-		return
-	}
-	switch q := request.(type) {
-	case *DisconnectUserRequest:
-		before(&q.Before)
-	case *RevokeRequest:
-		before(&q.Before)
 	}
 }
 
@@ -195,15 +137,6 @@ func (c *Commands) reach(ctx context.Context) (free int, ok bool) {
 	}
 }
 
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-}
-
 // next asks the stream for commands.
 func (c *Commands) next(ctx context.Context, most int) ([]*command, error) {
 	var stale time.Duration
@@ -252,46 +185,6 @@ func (c *Commands) next(ctx context.Context, most int) ([]*command, error) {
 func asInt(v any) int64 {
 	n, _ := v.(int64)
 	return n
-}
-
-// fate is what is to become of a command that was tried.
-type fate uint8
-
-const (
-	fateDone    fate = iota // it is done
-	fateRefused             // it is wrong, and will never be right
-	fateLater               // the same again may succeed, and what it did already is done once all the same
-	fateBroken              // it found a mistake of ours
-)
-
-// fateOf reads an answer. after is how long it asks to wait with another try.
-func fateOf(answer any) (f fate, after time.Duration) {
-	switch x := answer.(type) {
-	case *Problem:
-		switch {
-		case x.Code == CodeInternal:
-			f = fateBroken
-		case infoOf(x.Code).Retry:
-			f, after = fateLater, time.Duration(x.RetryAfterMs)*time.Millisecond
-		default:
-			f = fateRefused
-		}
-	case *SendAnswer:
-		for i := range x.Results {
-			if e := x.Results[i].Error; e != nil && infoOf(e.Code).Retry {
-				f, after = fateLater, max(after, time.Duration(e.RetryAfterMs)*time.Millisecond)
-			}
-		}
-	case *RoomsAnswer:
-		for i := range x.Connections {
-			for _, o := range x.Connections[i].Rooms {
-				if o == protocol.RoomUnavailable || o == protocol.RoomBusy {
-					f = fateLater
-				}
-			}
-		}
-	}
-	return f, max(after, commandsPoll)
 }
 
 // handle has a command done, and says what became of it. One that could not be done now stays in hand, for whoever takes it over in a while.
@@ -344,7 +237,7 @@ func (c *Commands) do(ctx context.Context, x *command) (status int, answer any) 
 	if p != nil {
 		return refused(p)
 	}
-	return c.api.command(ctx, x.fields[fieldOperation], body, commandsCaller, func(o *operation, request any) *Problem {
+	return c.api.command(ctx, x.fields[fieldOperation], body, func(o *operation, request any) *Problem {
 		if !slices.Contains(c.cfg.Scopes, o.Scope) {
 			return refuse(CodeForbidden, "commands lack the scope "+string(o.Scope))
 		}
@@ -357,40 +250,6 @@ func (c *Commands) do(ctx context.Context, x *command) (status int, answer any) 
 		}
 		return nil
 	})
-}
-
-func refused(p *Problem) (int, any) { return p.Status, p }
-
-// check returns the body, or what is wrong with the fields beside it.
-func (x *command) check() ([]byte, *Problem) {
-	for name := range x.fields {
-		switch name {
-		case fieldOperation, fieldBody, fieldKey, fieldReply:
-		default:
-			return nil, bad("command", "unknown field")
-		}
-	}
-	switch {
-	case x.twice:
-		return nil, bad("command", "a field is given twice")
-	case x.fields[fieldOperation] == "":
-		return nil, bad(fieldOperation, "missing")
-	}
-	for name, most := range map[string]int{fieldKey: protocol.MaxMessageIDBytes, fieldReply: protocol.MaxIDBytes} {
-		if text, ok := x.fields[name]; ok {
-			if fault := protocol.IDFault(text, most); fault != "" {
-				return nil, bad(name, fault)
-			}
-		}
-	}
-	body, ok := x.fields[fieldBody]
-	switch {
-	case !ok:
-		return []byte("{}"), nil
-	case len(body) > maxBody:
-		return nil, tooLong()
-	}
-	return []byte(body), nil
 }
 
 // finish takes a command out of the stream, and says what became of it to whoever wants to know. A lost word is no harm: the command is taken
@@ -432,29 +291,4 @@ func (c *Commands) finish(ctx context.Context, x *command, f fate, status int, a
 	default:
 		c.counts.done.Add(1)
 	}
-}
-
-// ParseScopes reads the names of scopes; "all" is every one.
-func ParseScopes(names []string) ([]Scope, error) {
-	var list []Scope
-	for _, name := range names {
-		switch {
-		case name == "all":
-			for _, s := range Scopes {
-				list = append(list, s.Scope)
-			}
-		case knownScope(Scope(name)):
-			list = append(list, Scope(name))
-		default:
-			return nil, fmt.Errorf("no scope is called %s; there are all, %s", strconv.Quote(name), strings.Join(scopeNames(), ", "))
-		}
-	}
-	return list, nil
-}
-
-func scopeNames() (names []string) {
-	for _, s := range Scopes {
-		names = append(names, string(s.Scope))
-	}
-	return names
 }

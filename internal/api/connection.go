@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 
 	"chatgate/internal/protocol"
 )
@@ -41,17 +40,16 @@ func (a *API) getConnection(ctx context.Context, q *ConnectionRequest) (*Connect
 	if err != nil {
 		return nil, err
 	}
-	answer := &ConnectionAnswer{Connection: *c, Unheard: Unheard{Missing: []protocol.GatewayID{}}}
 	replies, err := a.ask(ctx, protocol.VerbConnection, &protocol.ConnectionQuestion{Conn: q.ID}, []protocol.GatewayID{c.Gateway})
 	if err != nil {
 		return nil, err
 	}
-	answer.missAll(replies.Missing)
+	answer := &ConnectionAnswer{Connection: *c, Unheard: unheard(replies.Missing)}
 	for i := range replies.Answers {
 		x := &replies.Answers[i]
-		var d protocol.ConnectionDetails
+		d, ok := told[protocol.ConnectionDetails](x)
 		switch {
-		case x.Status != protocol.AnswerDone || json.Unmarshal([]byte(x.Body), &d) != nil:
+		case !ok:
 			answer.miss(x.Gateway, missingVersion)
 		case !d.Held:
 			return nil, refuse(CodeNotFound, "the connection has just ended")

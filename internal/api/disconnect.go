@@ -11,30 +11,6 @@ import (
 	"chatgate/internal/router"
 )
 
-// Unheard names the gateways that an answer could not speak for, and why.
-type Unheard struct {
-	Missing []protocol.GatewayID                        `json:"missing" doc:"Gateways that did not answer for what they hold."`
-	Reasons map[protocol.GatewayID]router.MissingReason `json:"reasons,omitempty" doc:"Why not. dead: its lease has ended; unreached: nobody listens on its channel, so it was killed a moment ago. These did nothing. silent: it was reached and did not answer in time, or has not closed what it was told to; unknown: Redis did not say whether it was reached. These may have done it." example:"{\"b-7c1d0w9e\":\"dead\"}"`
-}
-
-// miss adds a gateway, once.
-func (u *Unheard) miss(gw protocol.GatewayID, why router.MissingReason) {
-	if slices.Contains(u.Missing, gw) {
-		return
-	}
-	if u.Reasons == nil {
-		u.Reasons = make(map[protocol.GatewayID]router.MissingReason)
-	}
-	u.Missing, u.Reasons[gw] = append(u.Missing, gw), why
-	slices.Sort(u.Missing)
-}
-
-func (u *Unheard) missAll(missing []router.Missing) {
-	for _, m := range missing {
-		u.miss(m.Gateway, m.Reason)
-	}
-}
-
 // Ending says how connections are to be closed.
 type Ending struct {
 	Code   int    `json:"code,omitempty" min:"0" max:"4999" doc:"The close code. Absent: 4503, kicked. Also 4005, rebalance, and 4006, token_expired, with which clients come back; 4400 to 4499, which are yours and with which they come back; and 4900 to 4999, yours, with which they stay away." example:"4503"`
@@ -158,7 +134,7 @@ func (a *API) disconnect(ctx context.Context, u protocol.UserID, o presence.Orde
 	case kicked.Unsure && o.Conn == "":
 		return nil, refuse(CodeUnknown, "redis was away and may have forgotten some of them; those it knows are told to go").after(awhile)
 	}
-	answer := &DisconnectAnswer{User: u, Marked: kicked.Marked, Connections: []Leaving{}, Unheard: Unheard{Missing: []protocol.GatewayID{}}}
+	answer := &DisconnectAnswer{User: u, Marked: kicked.Marked, Connections: []Leaving{}, Unheard: unheard(nil)}
 	left := a.awaitGone(ctx, u, kicked.Conns)
 	slices.Sort(kicked.Conns)
 	for _, c := range kicked.Conns {
@@ -183,19 +159,14 @@ func (a *API) disconnect(ctx context.Context, u protocol.UserID, o presence.Orde
 // have not, with their gateways. One whose gateway is dead isn't waited for: its entry
 // stays until it is reaped. When Redis doesn't say, nothing is gone.
 func (a *API) awaitGone(ctx context.Context, u protocol.UserID, conns []protocol.ConnID) map[protocol.ConnID]protocol.GatewayID {
-	if end, ok := ctx.Deadline(); ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, end.Add(-sendMargin))
-		defer cancel()
-	}
-	ctx, cancel := context.WithTimeout(ctx, goneWithin)
+	ctx, cancel := context.WithTimeout(ctx, min(goneWithin, remaining(ctx)))
 	defer cancel()
 	unknown := make(map[protocol.ConnID]protocol.GatewayID)
 	for _, c := range conns {
 		unknown[c] = ""
 	}
 	last := unknown
-	for pause := goneLook; len(conns) > 0; pause = min(2*pause, 8*goneLook) {
+	for wait := goneLook; len(conns) > 0; wait = min(2*wait, 8*goneLook) {
 		left, err := a.cfg.Registry.Left(ctx, u, conns)
 		if err != nil {
 			return last
@@ -210,11 +181,7 @@ func (a *API) awaitGone(ctx context.Context, u protocol.UserID, conns []protocol
 		if waiting == 0 {
 			return left
 		}
-		t := time.NewTimer(pause)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
+		if pause(ctx, wait); ctx.Err() != nil {
 			return last
 		}
 	}

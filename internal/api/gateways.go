@@ -1,10 +1,10 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"slices"
-	"strings"
 
 	"chatgate/internal/protocol"
 )
@@ -120,9 +120,8 @@ func (a *API) getGateways(ctx context.Context, _ *None) (*GatewaysAnswer, error)
 			},
 		})
 	}
-	byID := func(a, b protocol.GatewayID) int { return strings.Compare(string(a), string(b)) }
-	slices.SortFunc(answer.Gateways, func(a, b Gateway) int { return byID(a.ID, b.ID) })
-	slices.SortFunc(missing.Missing, byID)
+	slices.SortFunc(answer.Gateways, func(a, b Gateway) int { return cmp.Compare(a.ID, b.ID) })
+	slices.Sort(missing.Missing)
 	answer.Missing = missing
 	return answer, nil
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/time/rate"
@@ -53,6 +54,31 @@ var Scopes = []ScopeInfo{
 
 func knownScope(s Scope) bool {
 	return slices.ContainsFunc(Scopes, func(x ScopeInfo) bool { return x.Scope == s })
+}
+
+// ParseScopes reads the names of scopes; "all" is every one.
+func ParseScopes(names []string) ([]Scope, error) {
+	var list []Scope
+	for _, name := range names {
+		switch {
+		case name == "all":
+			for _, s := range Scopes {
+				list = append(list, s.Scope)
+			}
+		case knownScope(Scope(name)):
+			list = append(list, Scope(name))
+		default:
+			return nil, fmt.Errorf("no scope is called %s; there are all, %s", strconv.Quote(name), strings.Join(scopeNames(), ", "))
+		}
+	}
+	return list, nil
+}
+
+func scopeNames() (names []string) {
+	for _, s := range Scopes {
+		names = append(names, string(s.Scope))
+	}
+	return names
 }
 
 // Key is what the configuration knows of a key: never the key itself. The yaml tags are its names in the file.

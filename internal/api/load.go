@@ -1,13 +1,11 @@
 package api
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"slices"
-	"strings"
 
 	"chatgate/internal/protocol"
-	"chatgate/internal/router"
 )
 
 // GatewayRequest names a gateway.
@@ -56,37 +54,15 @@ func (a *API) steer(ctx context.Context, id protocol.GatewayID, verb protocol.Ve
 	case !slices.Contains(living, id):
 		return nil, refuse(CodeNotFound, "there is no such gateway")
 	}
-	replies, err := a.ask(ctx, verb, &protocol.LoadQuestion{}, []protocol.GatewayID{id})
+	x, err := a.askOne(ctx, verb, &protocol.LoadQuestion{}, id)
 	if err != nil {
 		return nil, err
 	}
-	if len(replies.Answers) == 0 {
-		switch replies.Missing[0].Reason {
-		case router.MissingDead:
-			return nil, isDead(id)
-		case router.MissingUnreached: // killed a moment ago, or without a subscription for one
-			p := refuse(CodeUnavailable, "the gateway is not reached").after(awhile)
-			p.Missing = []protocol.GatewayID{id}
-			return nil, p
-		}
-		return nil, refuse(CodeUnknown, "the gateway did not answer in time").after(awhile)
-	}
-	l, ok := loadOf(&replies.Answers[0])
+	l, ok := told[protocol.Load](x)
 	if !ok {
-		return nil, refuse(CodeUnavailable, "the gateway is of a version that does not know this")
+		return nil, otherVersion()
 	}
 	return &GatewayAnswer{ID: id, State: l.State, Connections: l.Connections, Shedding: l.Shedding}, nil
-}
-
-// isDead is the answer about a gateway that is.
-func isDead(id protocol.GatewayID) *Problem {
-	p := refuse(CodeNotFound, "the gateway is dead")
-	p.Missing = []protocol.GatewayID{id}
-	return p
-}
-
-func loadOf(x *protocol.Answer) (l protocol.Load, ok bool) {
-	return l, x.Status == protocol.AnswerDone && json.Unmarshal([]byte(x.Body), &l) == nil
 }
 
 // RebalanceRequest says how connections are to be spread.
@@ -138,17 +114,16 @@ func (a *API) rebalance(ctx context.Context, q *RebalanceRequest) (*RebalanceAns
 	if err != nil {
 		return nil, err
 	}
-	answer := &RebalanceAnswer{Gateways: []Balancing{}, Unheard: Unheard{Missing: []protocol.GatewayID{}}}
-	answer.missAll(replies.Missing)
+	answer := &RebalanceAnswer{Gateways: []Balancing{}, Unheard: unheard(replies.Missing)}
 	for i := range replies.Answers {
 		x := &replies.Answers[i]
-		if l, ok := loadOf(x); ok {
+		if l, ok := told[protocol.Load](x); ok {
 			answer.Gateways = append(answer.Gateways, Balancing{ID: x.Gateway, Connections: l.Connections, State: l.State})
 		} else {
 			answer.miss(x.Gateway, missingVersion)
 		}
 	}
-	slices.SortFunc(answer.Gateways, func(a, b Balancing) int { return strings.Compare(string(a.ID), string(b.ID)) })
+	slices.SortFunc(answer.Gateways, func(a, b Balancing) int { return cmp.Compare(a.ID, b.ID) })
 	keep := answer.plan(q)
 	for i := range answer.Gateways {
 		g := &answer.Gateways[i]
@@ -156,12 +131,12 @@ func (a *API) rebalance(ctx context.Context, q *RebalanceRequest) (*RebalanceAns
 			continue
 		}
 		// One after the other is soon enough: each is told in a round trip.
-		told, err := a.ask(ctx, protocol.VerbShed, &protocol.LoadQuestion{Keep: keep, Rate: q.Rate}, []protocol.GatewayID{g.ID})
+		shed, err := a.ask(ctx, protocol.VerbShed, &protocol.LoadQuestion{Keep: keep, Rate: q.Rate}, []protocol.GatewayID{g.ID})
 		if err != nil {
 			return nil, err
 		}
-		answer.missAll(told.Missing)
-		if len(told.Answers) == 0 {
+		answer.missAll(shed.Missing)
+		if len(shed.Answers) == 0 {
 			g.Shed = 0
 		}
 	}

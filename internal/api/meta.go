@@ -6,7 +6,6 @@ import (
 	"errors"
 
 	"chatgate/internal/protocol"
-	"chatgate/internal/router"
 )
 
 // MetaRequest says what is to be merged into the meta of a connection.
@@ -41,22 +40,13 @@ func (a *API) setMeta(ctx context.Context, q *MetaRequest) (*MetaAnswer, error) 
 	if err != nil {
 		return nil, err
 	}
-	replies, err := a.ask(ctx, protocol.VerbMeta, &protocol.MetaQuestion{Conn: q.ID, Patch: string(q.Meta)}, []protocol.GatewayID{c.Gateway})
+	x, err := a.askOne(ctx, protocol.VerbMeta, &protocol.MetaQuestion{Conn: q.ID, Patch: string(q.Meta)}, c.Gateway)
 	if err != nil {
 		return nil, err
 	}
-	if len(replies.Answers) == 0 {
-		switch replies.Missing[0].Reason {
-		case router.MissingDead:
-			return nil, a.lost()
-		case router.MissingUnreached:
-			return nil, refuse(CodeUnavailable, "its gateway is not reached").after(awhile)
-		}
-		return nil, refuse(CodeUnknown, "its gateway did not answer in time").after(awhile)
-	}
-	var o protocol.MetaOutcome
-	if x := &replies.Answers[0]; x.Status != protocol.AnswerDone || json.Unmarshal([]byte(x.Body), &o) != nil {
-		return nil, refuse(CodeUnavailable, "its gateway is of a version that does not know this").after(awhile)
+	o, ok := told[protocol.MetaOutcome](x)
+	if !ok {
+		return nil, otherVersion()
 	}
 	switch o.Result {
 	case protocol.MetaSet:

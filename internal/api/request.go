@@ -29,18 +29,8 @@ func (a *API) read(o *operation, w http.ResponseWriter, r *http.Request, path []
 	if p := o.request.readQuery(v, r.URL.RawQuery); p != nil {
 		return nil, p
 	}
-	for i := range o.request.fields {
-		f := &o.request.fields[i]
-		switch f.in {
-		case inHeader:
-			if values := r.Header.Values(f.name); len(values) > 1 {
-				return nil, bad(f.name, "given twice")
-			} else if len(values) == 1 {
-				if fault := f.setText(v.FieldByIndex(f.index), values[0]); fault != "" {
-					return nil, bad(f.name, fault)
-				}
-			}
-		}
+	if p := o.request.readHeader(v, r.Header); p != nil {
+		return nil, p
 	}
 	o.request.setCaller(v, by.name)
 	if !o.takesBody() {
@@ -110,6 +100,25 @@ func (s *shape) readQuery(v reflect.Value, raw string) *Problem {
 		seen[name] = true
 	}
 	return s.missing(v, inQuery, seen)
+}
+
+func (s *shape) readHeader(v reflect.Value, header http.Header) *Problem {
+	for i := range s.fields {
+		f := &s.fields[i]
+		if f.in != inHeader {
+			continue
+		}
+		values := header.Values(f.name)
+		if len(values) > 1 {
+			return bad(f.name, "given twice")
+		}
+		for _, text := range values {
+			if fault := f.setText(v.FieldByIndex(f.index), text); fault != "" {
+				return bad(f.name, fault)
+			}
+		}
+	}
+	return nil
 }
 
 // missing complains about what must be there and isn't, and sets the defaults of what needn't.

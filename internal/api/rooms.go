@@ -1,11 +1,9 @@
 package api
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"slices"
-	"strings"
-	"time"
 
 	"chatgate/internal/protocol"
 	"chatgate/internal/router"
@@ -87,14 +85,14 @@ func (a *API) place(ctx context.Context, q *RoomsRequest, verb protocol.Verb) (*
 	if err != nil {
 		return nil, err
 	}
-	answer := &RoomsAnswer{User: q.User, Connections: []InRooms{}, Unheard: Unheard{Missing: []protocol.GatewayID{}}}
-	answer.missAll(replies.Missing)
+	answer := &RoomsAnswer{User: q.User, Connections: []InRooms{}, Unheard: unheard(replies.Missing)}
 	for _, gw := range dead {
 		answer.miss(gw, router.MissingDead)
 	}
-	for _, x := range replies.Answers {
-		var o protocol.RoomsOutcome
-		if x.Status != protocol.AnswerDone || json.Unmarshal([]byte(x.Body), &o) != nil {
+	for i := range replies.Answers {
+		x := &replies.Answers[i]
+		o, ok := told[protocol.RoomsOutcome](x)
+		if !ok {
 			answer.miss(x.Gateway, missingVersion)
 			continue
 		}
@@ -108,30 +106,6 @@ func (a *API) place(ctx context.Context, q *RoomsRequest, verb protocol.Verb) (*
 			answer.Connections = append(answer.Connections, in)
 		}
 	}
-	slices.SortFunc(answer.Connections, func(a, b InRooms) int { return strings.Compare(string(a.ID), string(b.ID)) })
+	slices.SortFunc(answer.Connections, func(a, b InRooms) int { return cmp.Compare(a.ID, b.ID) })
 	return answer, nil
-}
-
-// missingVersion is why a gateway is missing that doesn't know what it was asked.
-const missingVersion router.MissingReason = "version"
-
-// ask asks gateways within what is left of the call's deadline. An error says that nobody was asked: who didn't answer by then is missing,
-// and may have done it.
-func (a *API) ask(ctx context.Context, verb protocol.Verb, question any, to []protocol.GatewayID) (router.Replies, error) {
-	if to != nil && len(to) == 0 {
-		return router.Replies{}, nil
-	}
-	body, err := json.Marshal(question)
-	if err != nil {
-		return router.Replies{}, err
-	}
-	within := a.cfg.AskWait
-	if end, ok := ctx.Deadline(); ok {
-		within = min(within, max(time.Until(end)-sendMargin, time.Millisecond))
-	}
-	replies, err := a.cfg.Router.Ask(ctx, router.Question{Verb: verb, Body: body, To: to, Within: within})
-	if err != nil && len(replies.Answers)+len(replies.Missing) > 0 && ctx.Err() != nil {
-		return replies, nil
-	}
-	return replies, err
 }

@@ -18,8 +18,6 @@ const (
 	window = 128
 	// windowBytes is how much of it, beside the last.
 	windowBytes = 1 << 20
-	// sendMargin of the deadline is left for the answer.
-	sendMargin = 500 * time.Millisecond
 )
 
 // SendRequest is a message and whom it is for.
@@ -212,11 +210,8 @@ func targetsOf(q *SendRequest) []protocol.Address {
 // carry sends messages through the lanes, a window at a time, and returns what became of each. A message that the router still has at
 // the end of the deadline may be stored or not; one that it never got is certainly not.
 func (a *API) carry(ctx context.Context, s *sending) []router.Result {
-	if end, ok := ctx.Deadline(); ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, end.Add(-sendMargin))
-		defer cancel()
-	}
+	ctx, cancel := context.WithTimeout(ctx, remaining(ctx))
+	defer cancel()
 	type answer struct {
 		at int
 		m  *router.Message
@@ -258,15 +253,12 @@ func (q *SendRequest) answer(targets []protocol.Address, results []router.Result
 	same := true // all failed, in one way
 	for i, to := range targets {
 		r, result := &results[i], &answer.Results[i]
-		if to.Kind() == 'u' {
-			result.To = protocol.UserID(to.Name())
-		} else {
-			result.Room = protocol.RoomID(to.Name())
-		}
+		user, room := named(to)
+		result.To, result.Room = protocol.UserID(user), protocol.RoomID(room)
 		if r.Err == nil {
 			same = false
 			result.Status, result.Epoch, result.Offset, result.Ts = r.Status, r.Epoch, r.Offset, r.Ts
-			if to.Kind() == 'u' {
+			if user != nil {
 				result.Devices = r.Devices
 			}
 			continue

@@ -118,20 +118,19 @@ func (t *TraceAnswer) tell(w http.ResponseWriter, r *http.Request) (status int) 
 	part := func(x protocol.Answer, lost uint64) { say(linesOf(&x, lost, began)...) }
 	replies, err := a.cfg.Router.Ask(ctx, router.Question{Verb: protocol.VerbTrace, Body: body, Within: d + traceMargin, Part: part})
 	end := TraceLine{At: time.Now().UnixMilli(), Event: "end"}
-	var unheard Unheard
-	unheard.missAll(replies.Missing)
+	silent := unheard(replies.Missing)
 	for i := range replies.Answers {
 		x := &replies.Answers[i]
 		switch x.Status {
 		case protocol.AnswerDone:
 			part(*x, 0)
 		case protocol.AnswerRefused:
-			unheard.miss(x.Gateway, "refused")
+			silent.miss(x.Gateway, "refused")
 		default:
-			unheard.miss(x.Gateway, missingVersion)
+			silent.miss(x.Gateway, missingVersion)
 		}
 	}
-	if end.Missing, end.Reasons = unheard.Missing, unheard.Reasons; err == nil {
+	if end.Missing, end.Reasons = silent.Missing, silent.Reasons; err == nil {
 		say(end)
 	}
 	_ = control.SetWriteDeadline(time.Time{})

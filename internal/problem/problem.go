@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// ContentType is the media type of RFC 9457.
-const ContentType = "application/problem+json"
+// contentType is the media type of RFC 9457.
+const contentType = "application/problem+json"
 
 // Problem is one refusal, with the fields every answer may have; an answer that has more to say embeds it. The tags besides json are
 // for the OpenAPI document: the server API always has what they call required.
@@ -64,7 +64,7 @@ func (p *Problem) Head(h http.Header) {
 		// Retry-After counts whole seconds (RFC 9110 section 10.2.3).
 		h.Set("Retry-After", strconv.FormatInt((p.RetryAfterMs+999)/1000, 10))
 	}
-	h.Set("Content-Type", ContentType)
+	h.Set("Content-Type", contentType)
 	Guard(h)
 }
 
