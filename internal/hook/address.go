@@ -9,9 +9,9 @@ import (
 	"syscall"
 )
 
-// ErrAddress says that a webhook leads to an address that isn't public, and that
+// errAddress says that a webhook leads to an address that isn't public, and that
 // its allow list doesn't name.
-var ErrAddress = errors.New("address is not public, and not allowed")
+var errAddress = errors.New("address is not public, and not allowed")
 
 // notPublic are the ranges nobody on the internet owns, or that carry an address of
 // another kind inside (IANA special-purpose registries, RFC 6890). Of IPv6 only
@@ -81,10 +81,10 @@ func guard(allowed []netip.Prefix) func(network, address string, _ syscall.RawCo
 	return func(_, address string, _ syscall.RawConn) error {
 		to, err := netip.ParseAddrPort(address)
 		if err != nil {
-			return fmt.Errorf("%w: %s", ErrAddress, address)
+			return fmt.Errorf("%w: %s", errAddress, address)
 		}
 		if addr := to.Addr(); !public(addr) && (addr.Zone() != "" || !within(addr.Unmap(), allowed)) {
-			return fmt.Errorf("%w: %s", ErrAddress, addr)
+			return fmt.Errorf("%w: %s", errAddress, addr)
 		}
 		return nil
 	}
@@ -97,7 +97,7 @@ func checkHost(host string, allowed []netip.Prefix) error {
 	addr, err := netip.ParseAddr(host)
 	if err == nil {
 		if !public(addr) && !within(addr.Unmap(), allowed) {
-			return fmt.Errorf("%w: %s", ErrAddress, addr)
+			return fmt.Errorf("%w: %s", errAddress, addr)
 		}
 		return nil
 	}

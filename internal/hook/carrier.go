@@ -3,7 +3,6 @@ package hook
 import (
 	"context"
 	_ "embed"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -156,7 +155,7 @@ func (c *carrier) take(h *haul, taken int) {
 	for _, e := range h.batch[:taken] {
 		h.acks = append(h.acks, e.entry)
 		h.ackN = e.N
-		if !c.filter.Passes(e) {
+		if !c.filter.passes(e) {
 			c.counts.filtered.Add(1)
 		}
 	}
@@ -250,8 +249,10 @@ func (c *carrier) parse(h *haul, v any, err error) (carried, error) {
 	return a, nil
 }
 
-// obey does what an answer says. began is when it was asked for: the lease runs at
-// least from then.
+// leaseLeft is how long a lease still runs, at least, that was asked for at began.
+func (c *carrier) leaseLeft(began time.Time) time.Duration { return time.Until(began.Add(c.cfg.Lease)) }
+
+// obey does what an answer says. began is when it was asked for.
 func (c *carrier) obey(ctx context.Context, h *haul, a carried, began time.Time) {
 	if a.state == "held" || a.state == "taken" {
 		// Another gateway had the group since: what is here, it has read as well.
@@ -280,7 +281,7 @@ func (c *carrier) obey(ctx context.Context, h *haul, a carried, began time.Time)
 	h.held, h.read, h.top, h.acked = true, a.read, a.top, a.acked
 	h.acks = nil
 	if h.working {
-		h.expiry.Reset(time.Until(began.Add(c.cfg.Lease)))
+		h.expiry.Reset(c.leaseLeft(began))
 		h.next = time.Now().Add(c.cfg.Renew)
 		return
 	}
@@ -295,82 +296,6 @@ func (c *carrier) obey(ctx context.Context, h *haul, a carried, began time.Time)
 		return
 	}
 	c.start(ctx, h, began)
-}
-
-// start delivers the batch, beside everything else.
-func (c *carrier) start(ctx context.Context, h *haul, began time.Time) {
-	var meant []*Event
-	var at []int // where in the batch each of them is
-	for i, e := range h.batch {
-		if c.filter.Passes(e) {
-			meant, at = append(meant, e), append(at, i)
-		}
-	}
-	if len(meant) == 0 {
-		c.take(h, len(h.batch))
-		h.next = time.Time{}
-		return
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	size := len(h.batch)
-	h.working, h.cancel = true, cancel
-	h.expiry = time.AfterFunc(time.Until(began.Add(c.cfg.Lease)), cancel)
-	h.next = time.Now().Add(c.cfg.Renew)
-	c.workers.Go(func() {
-		taken := c.deliver(ctx, meant)
-		if taken == len(meant) {
-			taken = size
-		} else {
-			taken = at[taken]
-		}
-		c.results <- result{h, taken}
-	})
-}
-
-// deliver hands events to the sink until it took some, or ctx ends, and returns how
-// many it took.
-func (c *carrier) deliver(ctx context.Context, events []*Event) int {
-	for {
-		if c.gate.wait(ctx) != nil {
-			return 0
-		}
-		select {
-		case c.slots <- struct{}{}:
-		case <-ctx.Done():
-			return 0
-		}
-		taken, err := c.attempt(ctx, events[:min(len(events), c.gate.portion())])
-		<-c.slots
-		if err == nil || taken > 0 || ctx.Err() != nil {
-			return taken
-		}
-	}
-}
-
-func (c *carrier) attempt(ctx context.Context, events []*Event) (int, error) {
-	began := time.Now()
-	attempt, cancel := context.WithTimeout(ctx, c.within)
-	defer cancel()
-	taken, refused, err := c.sink.deliver(attempt, events)
-	c.counts.delivered.Add(uint64(taken - refused))
-	c.counts.refused.Add(uint64(refused))
-	// What takes all or none, and is too slow for all, would never take any.
-	if taken == 0 && len(events) > 1 && ctx.Err() == nil && (attempt.Err() != nil || errors.Is(err, errTooMany)) {
-		c.gate.tooMany(len(events))
-	}
-	switch {
-	case err == nil:
-		if n := c.gate.success(taken); n > 0 {
-			c.log.Info("the sink takes events again", "failures", n)
-		}
-	case len(events) > 1 && errors.Is(err, errTooMany): // an answer like another
-	case ctx.Err() == nil: // else it was cut short by us
-		c.counts.failures.Add(1)
-		if n := c.gate.failure(began); n == 1 || n%10 == 0 {
-			c.log.Warn("the sink takes no events", "failures", n, "err", err)
-		}
-	}
-	return taken, err
 }
 
 // finish waits a moment for what is being delivered, acknowledges it, and gives up

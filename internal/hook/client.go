@@ -12,6 +12,25 @@ import (
 	"time"
 )
 
+// endpoint is a URL of the customer's that signed bodies are POSTed to.
+type endpoint struct {
+	url    string
+	key    []byte
+	client *http.Client
+}
+
+func newEndpoint(c *WebhookConfig, timeout time.Duration, parallel int) (*endpoint, error) {
+	key, err := c.key()
+	if err != nil {
+		return nil, err
+	}
+	allowed, err := parseAllowed(c.Allow)
+	if err != nil {
+		return nil, err
+	}
+	return &endpoint{url: c.URL, key: key, client: newClient(timeout, allowed, parallel)}, nil
+}
+
 // newClient returns a client that reaches public addresses and those that are
 // allowed, whatever leads there, and is led nowhere by an answer.
 func newClient(timeout time.Duration, allowed []netip.Prefix, parallel int) *http.Client {
@@ -29,10 +48,10 @@ func newClient(timeout time.Duration, allowed []netip.Prefix, parallel int) *htt
 	}
 }
 
-// post sends a signed body. The id is the same for what is the same, so the client
+// post sends a body, signed. The id is the same for what is the same, so the client
 // may repeat it where a connection at rest turns out to be closed.
-func post(ctx context.Context, client *http.Client, to string, key []byte, id string, body []byte) (*http.Response, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, to, bytes.NewReader(body))
+func (e *endpoint) post(ctx context.Context, id string, body []byte) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, e.url, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
@@ -42,8 +61,8 @@ func post(ctx context.Context, client *http.Client, to string, key []byte, id st
 	request.Header.Set("Idempotency-Key", id)
 	request.Header.Set("Webhook-Id", id)
 	request.Header.Set("Webhook-Timestamp", now)
-	request.Header.Set("Webhook-Signature", sign(key, id, now, body))
-	response, err := client.Do(request)
+	request.Header.Set("Webhook-Signature", sign(e.key, id, now, body))
+	response, err := e.client.Do(request)
 	if err != nil {
 		// The client's error quotes the URL, which may hold a token.
 		if u, ok := errors.AsType[*url.Error](err); ok {

@@ -9,10 +9,8 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync/atomic"
 	"time"
-	"unicode"
 
 	"chatgate/internal/protocol"
 )
@@ -54,8 +52,11 @@ type Asked struct {
 
 // Validate says what is wrong with one question's place.
 func (c *DeciderConfig) Validate(q Question) error {
-	w := WebhookConfig{URL: c.Asked[q].URL, Secret: c.Secret, Allow: c.Allow}
-	return w.validate()
+	return c.webhook(q).validate()
+}
+
+func (c *DeciderConfig) webhook(q Question) *WebhookConfig {
+	return &WebhookConfig{URL: c.Asked[q].URL, Secret: c.Secret, Allow: c.Allow}
 }
 
 // Inquiry is what the backend is told, docs/hooks.md.
@@ -87,70 +88,6 @@ type Inquiry struct {
 	Ephemeral bool            `json:"ephemeral,omitempty"`
 }
 
-// Decision is what it answers; read has the names.
-type Decision struct {
-	Allow  *bool
-	Denial // when it is false
-
-	// At register all of it, else what is merged into it.
-	Meta json.RawMessage
-
-	// At register. Numbers are as in a token, and so are the lists; docs/security.md.
-	User      *string
-	Join      []string
-	Rooms     json.RawMessage
-	Watch     json.RawMessage
-	Limits    json.RawMessage
-	ExpiresAt int64 // ms since 1970; 0: not said
-
-	Deny map[string]Denial // at join: rooms that are denied, where others are allowed
-
-	Content json.RawMessage // before a message: what is sent instead
-
-	// Assumed: nobody answered, and what nobody decides is allowed.
-	Assumed bool
-}
-
-// Changes reports whether something else is sent than what came. null says nothing: so do backends write what they don't set.
-func (d *Decision) Changes() bool { return d.Content != nil && string(d.Content) != "null" }
-
-// Denial is why something is not allowed.
-type Denial struct {
-	Code         protocol.ErrorCode `json:"code"`
-	Reason       string             `json:"reason"`
-	RetryAfterMs int64              `json:"retryAfterMs"`
-}
-
-// deniable are the codes a backend may deny with. Those that say a client is broken are not for it to give.
-var deniable = map[protocol.ErrorCode]bool{
-	protocol.CodeForbidden: true, protocol.CodeUnauthorized: true, protocol.CodeConflict: true, protocol.CodeLimited: true,
-	protocol.CodeUnavailable: true,
-}
-
-// maxReason bounds what a client is told, bytes.
-const maxReason = 256
-
-// ReplyError is the denial as the client is told it.
-func (d Denial) ReplyError(id []byte) *protocol.ReplyError {
-	e := &protocol.ReplyError{ID: string(id), Code: d.Code, RetryAfterMs: max(0, d.RetryAfterMs)}
-	if !deniable[e.Code] {
-		e.Code = protocol.CodeForbidden
-	}
-	reason := strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, d.Reason)
-	if len(reason) > maxReason {
-		reason = strings.ToValidUTF8(reason[:maxReason], "")
-	}
-	if e.Message = reason; reason == "" {
-		e.Message = "the backend does not allow it"
-	}
-	return e
-}
-
 // Decider asks a backend of the customer's. Its methods may be called from any
 // goroutine, and on nil: then nothing is asked.
 type Decider struct {
@@ -160,12 +97,10 @@ type Decider struct {
 // asked is one question and how it fares.
 type asked struct {
 	// Immutable.
-	Asked
-	question Question
-	key      []byte
-	timeout  time.Duration
-	client   *http.Client
-	log      *slog.Logger
+	to             *endpoint
+	allowOnFailure bool
+	timeout        time.Duration
+	log            *slog.Logger
 
 	// Any goroutine.
 	slots      chan struct{}
@@ -177,19 +112,13 @@ type asked struct {
 // NewDecider prepares to ask; nil when there is nothing to ask about.
 func NewDecider(cfg DeciderConfig) (*Decider, error) {
 	d := &Decider{asked: make(map[Question]*asked)}
-	for q, to := range cfg.Asked {
-		w := WebhookConfig{URL: to.URL, Secret: cfg.Secret, Allow: cfg.Allow}
-		key, err := w.key()
-		if err != nil {
-			return nil, err
-		}
-		allowed, err := parseAllowed(cfg.Allow)
+	for q, where := range cfg.Asked {
+		to, err := newEndpoint(cfg.webhook(q), cfg.Timeout, cfg.MaxInFlight)
 		if err != nil {
 			return nil, err
 		}
 		d.asked[q] = &asked{
-			Asked: to, question: q, key: key, timeout: cfg.Timeout, log: cfg.Log.With("hook", string(q)),
-			client: newClient(cfg.Timeout, allowed, cfg.MaxInFlight), slots: make(chan struct{}, cfg.MaxInFlight),
+			to: to, allowOnFailure: where.AllowOnFailure, timeout: cfg.Timeout, log: cfg.Log.With("hook", string(q)), slots: make(chan struct{}, cfg.MaxInFlight),
 		}
 	}
 	if len(d.asked) == 0 {
@@ -212,7 +141,7 @@ func (d *Decider) Ask(about *Inquiry, check func(*Decision) error) (*Decision, e
 	switch {
 	case decision != nil:
 		return decision, nil
-	case a.AllowOnFailure:
+	case a.allowOnFailure:
 		yes := true
 		return &Decision{Allow: &yes, Assumed: true}, nil
 	}
@@ -262,7 +191,7 @@ func (a *asked) ask(ctx context.Context, about *Inquiry, check func(*Decision) e
 	if err != nil {
 		return nil, err
 	}
-	response, err := post(ctx, a.client, a.URL, a.key, "ask_"+rand.Text(), body)
+	response, err := a.to.post(ctx, "ask_"+rand.Text(), body)
 	if err != nil {
 		return nil, err
 	}
@@ -303,38 +232,6 @@ func isDown(status int) bool {
 	return false
 }
 
-// read takes an answer as strictly as a client's frame: names in exact case and each once, so that no two parsers read two decisions in it,
-// and no replacement for a broken character, which would make one user of two. It returns what is wrong, or "".
-func (d *Decision) read(answer []byte) (fault string) {
-	into := d.names()
-	read := make(map[string]bool)
-	// A content may be as deep as a client's and what a backend puts around it. It is the client's doing that it is too deep then, and for who asked to
-	// refuse: as no answer it would be sent as it came, where nobody has to answer.
-	return protocol.ScanObject(answer, 2*protocol.MaxDepth, func(name string, value []byte) string {
-		to := into[name]
-		switch {
-		case name != "content" && protocol.Deep(value):
-			return name + ": too deep"
-		case to == nil:
-			return ""
-		case read[name]:
-			return name + ": there twice"
-		case json.Unmarshal(value, to) != nil:
-			return name + ": of the wrong kind"
-		}
-		read[name] = true
-		return ""
-	})
-}
-
-// names are the fields as an answer has them.
-func (d *Decision) names() map[string]any {
-	return map[string]any{
-		"allow": &d.Allow, "code": &d.Code, "reason": &d.Reason, "retryAfterMs": &d.RetryAfterMs, "userId": &d.User, "meta": &d.Meta, "join": &d.Join,
-		"rooms": &d.Rooms, "watch": &d.Watch, "limits": &d.Limits, "expiresAt": &d.ExpiresAt, "deny": &d.Deny, "content": &d.Content,
-	}
-}
-
 // wrongAnswer says what is wrong with an answer that came in time.
 type wrongAnswer string
 
@@ -342,84 +239,3 @@ func (e wrongAnswer) Error() string { return string(e) }
 
 // maxDecision bounds an answer: a changed message, and room to spare.
 const maxDecision = 2 << 20
-
-// outcome is how a question ended.
-type outcome int
-
-const (
-	allowed outcome = iota
-	denied
-	failed  // no answer in time, or none that is one
-	skipped // not asked: the last ones all failed
-	crowded // not asked: too many others waited
-	numOutcomes
-)
-
-// Outcomes are the labels of DecisionStats.Outcomes.
-var Outcomes = [numOutcomes]string{"allowed", "denied", "failed", "skipped", "crowded"}
-
-// DecisionBuckets are the upper bounds of DecisionStats.Buckets, seconds.
-var DecisionBuckets = [...]float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10}
-
-// decisions counts them.
-type decisions struct {
-	outcomes [numOutcomes]atomic.Uint64
-	buckets  [len(DecisionBuckets)]atomic.Uint64
-	sum      atomic.Int64 // ns
-}
-
-func (c *decisions) note(o outcome, took time.Duration) {
-	c.outcomes[o].Add(1)
-	c.sum.Add(int64(took))
-	for i, most := range DecisionBuckets {
-		if took.Seconds() <= most {
-			c.buckets[i].Add(1)
-			return
-		}
-	}
-}
-
-// DecisionStats is one question as this gateway sees it. Counters only grow.
-type DecisionStats struct {
-	Question Question          `json:"question"`
-	Open     bool              `json:"open"` // nobody is asked at the moment: the last ones all failed
-	Waiting  int               `json:"waiting"`
-	Outcomes map[string]uint64 `json:"outcomes"`
-	Seconds  float64           `json:"seconds"` // waited in all
-
-	Buckets map[float64]uint64 `json:"-"` // by upper bound: as many took no longer
-}
-
-// Stats returns the figures of each question that is asked.
-func (d *Decider) Stats() []DecisionStats {
-	all := []DecisionStats{}
-	if d == nil {
-		return all
-	}
-	for _, q := range Questions {
-		a := d.asked[q]
-		if a == nil {
-			continue
-		}
-		s := DecisionStats{
-			Question: q, Open: a.breaker.isOpen(), Waiting: len(a.slots), Outcomes: make(map[string]uint64),
-			Seconds: time.Duration(a.counts.sum.Load()).Seconds(), Buckets: make(map[float64]uint64),
-		}
-		for o, name := range Outcomes {
-			s.Outcomes[name] = a.counts.outcomes[o].Load()
-		}
-		var n uint64
-		for i, most := range DecisionBuckets {
-			n += a.counts.buckets[i].Load()
-			s.Buckets[most] = n
-		}
-		all = append(all, s)
-	}
-	return all
-}
-
-// PlainText reports whether a question leaves this machine unencrypted, by http.
-func (a Asked) PlainText() bool {
-	s := SinkConfig{Webhook: &WebhookConfig{URL: a.URL}}
-	return s.PlainText()
-}

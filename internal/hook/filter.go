@@ -15,8 +15,8 @@ type Filter struct {
 	Rooms  []string `yaml:"rooms"` // beginnings of room names
 }
 
-// Passes reports whether e is meant.
-func (f *Filter) Passes(e *Event) bool {
+// passes reports whether e is meant.
+func (f *Filter) passes(e *Event) bool {
 	return among(f.Types, e.Type) && among(f.Kinds, e.Kind) && among(f.Causes, e.Cause) &&
 		begins(f.Users, e.User) && begins(f.Rooms, e.Room)
 }

@@ -121,7 +121,7 @@ func (d *database) execute(ctx context.Context, e *Event) error {
 	var meant []int
 	var prepared []*sql.Stmt
 	for i, s := range d.statements {
-		if !s.filter.Passes(e) {
+		if !s.filter.passes(e) {
 			continue
 		}
 		// Before the transaction has a connection: who holds one and waits for another may wait for himself.

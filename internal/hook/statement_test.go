@@ -125,7 +125,7 @@ func TestFilters(t *testing.T) {
 		"all of it but one":  {Filter{Types: []string{"disconnect"}, Kinds: []string{"moved"}, Users: []string{"student:17"}}, false},
 		"longer than the id": {Filter{Users: []string{"student:17x"}}, false},
 	} {
-		if tc.filter.Passes(e) != tc.passes {
+		if tc.filter.passes(e) != tc.passes {
 			t.Errorf("%s: passes is %v", name, !tc.passes)
 		}
 	}

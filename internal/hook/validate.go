@@ -123,11 +123,13 @@ func (c *MySQLConfig) validate(timeout time.Duration) error {
 }
 
 // PlainText reports whether events leave this machine unencrypted, by http.
-func (s *SinkConfig) PlainText() bool {
-	if s.Webhook == nil {
-		return false
-	}
-	u, err := url.Parse(s.Webhook.URL)
+func (s *SinkConfig) PlainText() bool { return s.Webhook != nil && plainText(s.Webhook.URL) }
+
+// PlainText reports whether a question leaves this machine unencrypted, by http.
+func (a Asked) PlainText() bool { return plainText(a.URL) }
+
+func plainText(to string) bool {
+	u, err := url.Parse(to)
 	if err != nil || u.Scheme != "http" {
 		return false
 	}

@@ -19,26 +19,18 @@ const maxAnswer = 64 << 10
 // webhook POSTs batches to one URL, signed as Standard Webhooks has it
 // (github.com/standard-webhooks/standard-webhooks, spec version 1): receivers find
 // a library that checks it in most languages.
-type webhook struct {
-	url    string
-	key    []byte
-	client *http.Client
-}
+type webhook struct{ to *endpoint }
 
 func newWebhook(s *SinkConfig) (*webhook, error) {
-	key, err := s.Webhook.key()
+	to, err := newEndpoint(s.Webhook, s.Timeout, s.Parallel)
 	if err != nil {
 		return nil, err
 	}
-	allowed, err := parseAllowed(s.Webhook.Allow)
-	if err != nil {
-		return nil, err
-	}
-	return &webhook{url: s.Webhook.URL, key: key, client: newClient(s.Timeout, allowed, s.Parallel)}, nil
+	return &webhook{to}, nil
 }
 
 func (w *webhook) close() error {
-	w.client.CloseIdleConnections()
+	w.to.client.CloseIdleConnections()
 	return nil
 }
 
@@ -55,7 +47,7 @@ func (w *webhook) deliver(ctx context.Context, events []*Event) (taken, refused 
 	}
 	body = append(body, "]}"...)
 	// The same events make the same id, so a batch that comes again is known by it.
-	response, err := post(ctx, w.client, w.url, w.key, "msg_"+hex.EncodeToString(id.Sum(nil)[:16]), body)
+	response, err := w.to.post(ctx, "msg_"+hex.EncodeToString(id.Sum(nil)[:16]), body)
 	if err != nil {
 		return 0, 0, err
 	}
