@@ -3,9 +3,9 @@ package gateway
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"chatgate/internal/api"
@@ -148,15 +148,10 @@ func (g *Gateway) clusterStats(ctx context.Context) ClusterStats {
 	snapshots, dead, missing, err := g.registry.Cluster(ctx)
 	if err != nil {
 		c.Error = "redis does not answer"
-		snapshots = nil
+		snapshots = make(map[protocol.GatewayID]string)
 	}
-	snapshots = own(snapshots, g)
-	ids := make([]protocol.GatewayID, 0, len(snapshots))
-	for id := range snapshots {
-		ids = append(ids, id)
-	}
-	slices.SortFunc(ids, func(a, b protocol.GatewayID) int { return strings.Compare(string(a), string(b)) })
-	for _, id := range ids {
+	snapshots[g.id] = string(g.snapshot()) // of now
+	for _, id := range slices.Sorted(maps.Keys(snapshots)) {
 		raw := json.RawMessage(snapshots[id])
 		if !json.Valid(raw) {
 			continue
@@ -175,15 +170,6 @@ func (g *Gateway) clusterStats(ctx context.Context) ClusterStats {
 	}
 	c.Complete = err == nil && len(c.Dead) == 0 && len(missing) == 0
 	return c
-}
-
-// own puts this gateway's figures of now among the snapshots.
-func own(snapshots map[protocol.GatewayID]string, g *Gateway) map[protocol.GatewayID]string {
-	if snapshots == nil {
-		snapshots = make(map[protocol.GatewayID]string, 1)
-	}
-	snapshots[g.id] = string(g.snapshot())
-	return snapshots
 }
 
 func (g *Gateway) serveStats(w http.ResponseWriter, r *http.Request) {

@@ -40,8 +40,6 @@ const (
 // and may give Parts before: from one goroutine at a time.
 type Asked struct {
 	protocol.Question
-	// Until is when the asker stops waiting, by this gateway's clock.
-	Until time.Time
 
 	router *Router
 	number uint64
@@ -90,7 +88,7 @@ func (x *questions) do(q queued) {
 	if time.Now().After(until) {
 		return
 	}
-	a := &Asked{Question: q.Question, Until: until, router: x.router}
+	a := &Asked{Question: q.Question, router: x.router}
 	// The answer has a way to go: what is not done a moment before is said to be late, and
 	// the whole gateway is not taken for silent.
 	ctx, cancel := context.WithDeadline(x.router.ctx, until.Add(-min(until.Sub(q.at)/4, answerMargin)))
@@ -114,10 +112,6 @@ func (a *Asked) Answer(ctx context.Context, status protocol.AnswerStatus, body [
 func (a *Asked) Part(ctx context.Context, body []byte) error {
 	return a.reply(ctx, protocol.AnswerDone, body, true)
 }
-
-// Skip counts a part that is not given at all: the asker is told that it is
-// missing with the next one.
-func (a *Asked) Skip() { a.number++ }
 
 func (a *Asked) reply(ctx context.Context, status protocol.AnswerStatus, body []byte, more bool) error {
 	a.number++

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -16,15 +17,12 @@ type Question struct {
 	// To are the gateways asked; nil: all that live, and those whose lease ended are
 	// named as missing.
 	To []protocol.GatewayID
-	// Within is how long an answer may take, beside the way to Redis; 0: AnswerWait.
+	// Within is how long an answer may take, beside the way to Redis.
 	Within time.Duration
 	// Part is given each part of an answer that others follow, one at a time, and how
 	// many before it were lost. May be nil.
 	Part func(a protocol.Answer, lost uint64)
 }
-
-// AnswerWait is for how long an answer is waited for when the question doesn't say.
-const AnswerWait = 500 * time.Millisecond
 
 // Replies is what came of a question: each gateway asked is in one of the lists.
 type Replies struct {
@@ -82,27 +80,14 @@ func (r *Router) Ask(ctx context.Context, q Question) (Replies, error) {
 			out.Missing = append(out.Missing, Missing{gw, MissingDead})
 		}
 	}
-	if q.Within == 0 {
-		q.Within = AnswerWait
-	}
 	id, w := r.asks.begin()
 	defer r.asks.end(id)
 	p := &poll{router: r, question: &q, id: id, asked: w, open: make(map[protocol.GatewayID]uint64), out: &out}
 	trip := p.publish(ctx, to)
 	err := p.collect(ctx, q.Within+trip)
-	slices.SortFunc(out.Answers, func(a, b protocol.Answer) int { return compare(a.Gateway, b.Gateway) })
-	slices.SortFunc(out.Missing, func(a, b Missing) int { return compare(a.Gateway, b.Gateway) })
+	slices.SortFunc(out.Answers, func(a, b protocol.Answer) int { return cmp.Compare(a.Gateway, b.Gateway) })
+	slices.SortFunc(out.Missing, func(a, b Missing) int { return cmp.Compare(a.Gateway, b.Gateway) })
 	return out, err
-}
-
-func compare(a, b protocol.GatewayID) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // poll is a question on its way. It belongs to the goroutine that asks.

@@ -39,8 +39,8 @@ type trace struct {
 }
 
 const (
-	// TraceLongest bounds a trace, tracesAtOnce how many go on on one gateway.
-	TraceLongest = 60 * time.Second
+	// traceLongest bounds a trace, tracesAtOnce how many go on on one gateway.
+	traceLongest = 60 * time.Second
 	tracesAtOnce = 8
 	// traceQueue is how many events wait for the next part of the answer. What comes
 	// then is counted and not told: nothing waits for a trace.
@@ -190,7 +190,7 @@ func (r *Router) answerTrace(a *Asked) {
 	if !r.spawn(func() {
 		defer r.traces.remove(t)
 		defer over()
-		t.run(ctx, a, min(time.Duration(q.Ms)*time.Millisecond, TraceLongest))
+		t.run(ctx, a, min(time.Duration(q.Ms)*time.Millisecond, traceLongest))
 	}) {
 		r.traces.remove(t)
 		over()
