@@ -25,17 +25,13 @@
 --#include clock
 --#include line
 --#include life
+--#include reap
 --#include log
 --#include event
 
 local gw, reapAfter, prefix, told = ARGV[1], ARGV[5], ARGV[6], tonumber(ARGV[7])
 local ctx = { ev = KEYS[5], num = KEYS[6], max = tonumber(ARGV[8]) }
-if reapAfter ~= '' then
-  local till = redis.call('ZSCORE', KEYS[1], gw)
-  if quietTime(KEYS[2]) or (till and tonumber(till) + tonumber(reapAfter) > now) then return 'alive' end
-  -- Whom this takes out has left: a gateway that was only paused has him join again.
-  if till then redis.call('HSET', KEYS[7], gw, int(tonumber(till))) end
-end
+if reapAfter ~= '' and not mayReap(KEYS[1], KEYS[2], KEYS[7], gw, reapAfter) then return 'alive' end
 
 local SEP, AFTER = '\31', '\32' -- no name holds SEP, and AFTER is next to it
 local MOST_OUT, MOST_NAMED = 200, 100

@@ -19,6 +19,7 @@
 --#include clock
 --#include line
 --#include life
+--#include reap
 --#include entry
 --#include event
 --#include state
@@ -26,12 +27,7 @@
 local gw, prefix, grace, reapAfter = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[6]
 local ctx = { ev = KEYS[5], max = tonumber(ARGV[5]), off = KEYS[4], num = KEYS[7], prefix = prefix, fresh = ARGV[4] }
 
-if reapAfter ~= '' then
-  local till = redis.call('ZSCORE', KEYS[1], gw)
-  if quietTime(KEYS[2]) or (till and tonumber(till) + tonumber(reapAfter) > now) then return 'alive' end
-  -- The lease leaves with the last entry: without it there is nothing to take.
-  if till then redis.call('HSET', KEYS[6], gw, int(tonumber(till))) end
-end
+if reapAfter ~= '' and not mayReap(KEYS[1], KEYS[2], KEYS[6], gw, reapAfter) then return 'alive' end
 
 local removed = 0
 local function remove(k, a)
