@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -98,15 +97,6 @@ func New(cfg Config, log *slog.Logger) (*Gateway, error) {
 	return assemble(cfg, b, log)
 }
 
-// classNames are what a client may choose from.
-func classNames(classes map[protocol.ClassID]int) (names []string) {
-	for name := range classes {
-		names = append(names, string(name))
-	}
-	slices.Sort(names)
-	return names
-}
-
 // assemble wires a gateway on a backend, which it owns from then on.
 func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) {
 	id := protocol.GatewayID(cfg.Name + "-" + strings.ToLower(rand.Text()[:8]))
@@ -131,44 +121,18 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	g.conns = &conns
 	g.manager = connection.NewManager(g.conns)
 
-	pc := presence.DefaultConfig()
-	pc.Gateway, pc.Layout = id, b.layout
-	pc.TTL, pc.Heartbeat, pc.ConnectionsPerUser = cfg.Heartbeat.PresenceTTL, cfg.Heartbeat.Interval, cfg.Limits.ConnectionsPerUser
-	pc.Pulse, pc.Lease, pc.Quiet = cfg.Cluster.PulseInterval, cfg.Cluster.Lease, cfg.Cluster.Quiet
-	pc.ReapAfter, pc.Grace, pc.Timeout = cfg.Cluster.ReapAfter, cfg.Cluster.Grace, cfg.Redis.Timeout
-	pc.LogTTL, pc.MemberPushes = cfg.History.Positions, cfg.Limits.MemberPushes
-	if pc.Classes, err = presence.ParseClasses(cfg.Limits.DeviceClasses); err != nil {
+	classes, err := presence.ParseClasses(cfg.Limits.DeviceClasses)
+	if err != nil {
 		return nil, err
 	}
-	pc.OldestStay = cfg.Limits.ClassPolicy == "oldest"
-	pc.EventsKept, pc.RoomEventsKept = cfg.Events.written(len(b.layout.Groups())), cfg.Events.roomsWritten(len(b.layout.Groups()))
-	pc.Lost = handler.EndOf(connection.Cause{Kind: connection.KindGatewayLost})
-	pc.Abandoned = handler.EndOf(connection.Cause{Kind: connection.KindAbandoned})
-	pc.Each = handler.Each(g.manager)
-	pc.OnVerdict = func(v presence.Verdict) { handler.Judged(g.manager, v, cfg.Cluster.ReapAfter) }
-	pc.Snapshot = g.snapshot
-	pc.OnPulse = func(group int, number uint64, line string, heard int) { g.router.Pulsed(group, number, line, heard) }
-	pc.OnSilence = func(group int) { g.router.Silent(group) }
-	pc.OnLog = func(a protocol.Address, at protocol.Position) { g.router.Stands(a, at) }
+	pc := g.presenceConfig(classes)
 	g.registry = presence.New(b.client, pc)
 
 	hc := history.DefaultConfig()
 	hc.Layout, hc.Timeout, hc.LogTTL = b.layout, cfg.Redis.Timeout, cfg.History.Positions
 	g.history = history.New(b.client, hc)
 
-	rc := router.DefaultConfig()
-	rc.Gateway, rc.Layout, rc.Log, rc.History = id, b.layout, log, g.history
-	rc.WaitReplicas, rc.WaitTimeout = cfg.Redis.WaitReplicas, cfg.Redis.WaitTimeout
-	rc.HealFor = cfg.Cluster.Heal
-	rc.ProbeWait = cfg.Redis.DialTimeout + cfg.Redis.Timeout
-	rc.Starved, rc.PushBytes = 4*cfg.Cluster.PulseInterval, cfg.Limits.FrameBytes
-	rc.Kept, rc.Retention, rc.LogTTL = cfg.History.Messages, cfg.History.Age, cfg.History.Positions
-	rc.EventsKept, rc.EventContent = cfg.Events.messagesWritten(len(b.layout.Groups())), cfg.Events.Messages == "content"
-	rc.Everyone = handler.Registered(g.manager)
-	rc.MayBegin = func(u protocol.UserID) time.Duration { return g.handler.MayBegin(u) }
-	rc.OnKick = func(k protocol.Kick) { handler.Kicked(g.manager, k) }
-	rc.OnQuestion = g.asked
-	g.router = router.New(b.client, b.lanes, g.registry, rc)
+	g.router = router.New(b.client, b.lanes, g.registry, g.routerConfig())
 
 	if g.hooks, err = newHooks(cfg, b, id, log); err != nil {
 		return nil, err
@@ -193,7 +157,7 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 		Tokens: g.tokens, Revocations: g.revoked, Decider: g.decider, AskedHeaders: cfg.Hooks.Headers, StampMeta: cfg.StampMeta,
 		MessageEvents:     cfg.Events.messagesWritten(1) > 0,
 		HeartbeatInterval: cfg.Heartbeat.Interval, PresenceTTL: cfg.Heartbeat.PresenceTTL,
-		MaxFrameBytes: int64(cfg.Limits.FrameBytes), Limits: cfg.Limits.connection(), Classes: classNames(pc.Classes),
+		MaxFrameBytes: int64(cfg.Limits.FrameBytes), Limits: cfg.Limits.connection(), Classes: classNames(classes),
 		MaxBadFrames: 64, ReapedSpread: cfg.Cluster.ReapAfter, RegisterWait: 3 * time.Second,
 		CursorWindow: pc.RefreshWindow, History: g.history,
 	}, g.conns, g.manager, g.registry, g.router, g.admission)
@@ -201,34 +165,8 @@ func assemble(cfg Config, b *backend, log *slog.Logger) (_ *Gateway, err error) 
 	if err := g.newAPI(); err != nil {
 		return nil, err
 	}
-
-	// A client that is gone is found by our pings. TCP's would cost four more system calls for each connection.
-	if cfg.TLS.On() {
-		take, err := g.reloadCertificate(&cfg)
-		if err != nil {
-			return nil, err
-		}
-		take()
-		// A WebSocket is upgraded from HTTP/1.1, so nothing else is offered.
-		g.tls = &tls.Config{
-			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return g.certificate.Load(), nil },
-			MinVersion:     tls.VersionTLS12, NextProtos: []string{"http/1.1"},
-		}
-	}
-	g.local = onLoopback(cfg.Listen) && len(cfg.Origins) == 0
-	public := net.ListenConfig{Control: boundSendBuffers}
-	if conns.PingAfter > 0 && conns.PongWait > 0 {
-		public.KeepAlive = -1
-	}
-	listener, err := public.Listen(context.Background(), "tcp", cfg.Listen)
-	if err != nil {
+	if err := g.listen(); err != nil {
 		return nil, err
-	}
-	g.public = openDoor(listener, OpenFileLimit(), g.manager.Count, log)
-	if cfg.InternalListen != "" {
-		if g.internal, err = net.Listen("tcp", cfg.InternalListen); err != nil {
-			return nil, err
-		}
 	}
 	return g, nil
 }

@@ -26,6 +26,39 @@ const (
 	maxHeaderBytes = 16 << 10 // net/http takes 4 KB more, then answers 431
 )
 
+// listen opens the listeners, and takes the certificate there is.
+func (g *Gateway) listen() error {
+	if g.cfg.TLS.On() {
+		take, err := g.reloadCertificate(&g.cfg)
+		if err != nil {
+			return err
+		}
+		take()
+		// A WebSocket is upgraded from HTTP/1.1, so nothing else is offered.
+		g.tls = &tls.Config{
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return g.certificate.Load(), nil },
+			MinVersion:     tls.VersionTLS12, NextProtos: []string{"http/1.1"},
+		}
+	}
+	g.local = onLoopback(g.cfg.Listen) && len(g.cfg.Origins) == 0
+	public := net.ListenConfig{Control: boundSendBuffers}
+	if g.conns.PingAfter > 0 && g.conns.PongWait > 0 {
+		// A client that is gone is found by our pings. TCP's would cost four more system calls for each connection.
+		public.KeepAlive = -1
+	}
+	listener, err := public.Listen(context.Background(), "tcp", g.cfg.Listen)
+	if err != nil {
+		return err
+	}
+	g.public = openDoor(listener, OpenFileLimit(), g.manager.Count, g.log)
+	if g.cfg.InternalListen != "" {
+		if g.internal, err = net.Listen("tcp", g.cfg.InternalListen); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // servePublic runs the public listener until ctx ends.
 func (g *Gateway) servePublic(ctx context.Context) error {
 	h := g.publicMux()
