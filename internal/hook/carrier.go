@@ -360,7 +360,7 @@ func (c *carrier) attempt(ctx context.Context, events []*Event) (int, error) {
 	}
 	switch {
 	case err == nil:
-		if n := c.gate.success(taken); n > 0 {
+		if n := c.gate.success(taken, time.Since(began) < c.within/2); n > 0 {
 			c.log.Info("the sink takes events again", "failures", n)
 		}
 	case len(events) > 1 && errors.Is(err, errTooMany): // an answer like another
