@@ -151,6 +151,7 @@ func TestABackendThatIsDownIsSoForWhoWaited(t *testing.T) {
 	stop := make(chan struct{})
 	var all sync.WaitGroup
 	for range 20 {
+		<-time.After(10 * time.Millisecond) // one behind the other, so that there is always somebody who waits already
 		all.Go(func() {
 			for {
 				select {
