@@ -32,12 +32,20 @@ func (w Word) Identity(now time.Time) (*Identity, error) {
 	var err error
 	if string(w.Meta) != "null" { // so a backend writes that it has none
 		if id.Meta, err = metaOf(w.Meta); err != nil {
-			return nil, err
+			return nil, inAWord(err)
 		}
 	}
 	// null is refused in these as it is in a token: it must not come to mean all when it was an empty list.
 	id.Grant, err = grantOf(&claims{Rooms: w.Rooms, Watch: w.Watch, Limits: w.Limits})
-	return id, err
+	return id, inAWord(err)
+}
+
+// inAWord says what is wrong with a field, and no more: there is no token that was refused.
+func inAWord(err error) error {
+	if r, ok := errors.AsType[*Refusal](err); ok && r.Detail != "" {
+		return errors.New(r.Detail)
+	}
+	return err
 }
 
 // Under is the token's identity with what the backend said besides: both must allow, the earlier end counts, and the backend's meta

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"strconv"
@@ -22,7 +23,7 @@ func (f *fileReader) sinks(key, value *yaml.Node) {
 		if err := readSecrets(s); err != nil {
 			return err
 		}
-		return s.Validate()
+		return errors.Join(s.Validate(), checkRedisOf(s))
 	}, func(s *hook.SinkConfig) string { return s.Name })
 }
 
@@ -44,10 +45,10 @@ func readList[T any](f *fileReader, setting string, key, value *yaml.Node, what 
 	for i, node := range value.Content {
 		at := fmt.Sprintf("%s[%d]", setting, i)
 		node = resolve(node)
-		errors := len(f.errs)
+		before := len(f.errs)
 		var one T
 		f.structure(at, node, reflect.ValueOf(&one).Elem())
-		if len(f.errs) > errors {
+		if len(f.errs) > before {
 			continue
 		}
 		for _, err := range linesOf(check(&one)) {
@@ -179,26 +180,38 @@ func setScalar(v reflect.Value, text string) error {
 
 // readSecrets puts in what a sink keeps in files of their own.
 func readSecrets(s *hook.SinkConfig) error {
-	read := func(key string, file, into *string) error {
+	read := func(sink, key string, file, into *string) error {
 		if *file == "" {
 			return nil
 		}
 		if *into != "" {
-			return fmt.Errorf("%s: is set, and %s-file too", key, key)
+			return fmt.Errorf("%s.%s: is set, and %s-file too", sink, key, key)
 		}
 		text, err := readSecret(*file)
+		if err != nil {
+			return fmt.Errorf("%s.%s-file: %w", sink, key, err)
+		}
 		*into = text
-		return err
+		return nil
 	}
 	switch {
 	case s.Webhook != nil:
-		return read("secret", &s.Webhook.SecretFile, &s.Webhook.Secret)
+		return read("webhook", "secret", &s.Webhook.SecretFile, &s.Webhook.Secret)
 	case s.MySQL != nil:
-		return read("dsn", &s.MySQL.DSNFile, &s.MySQL.DSN)
+		return read("mysql", "dsn", &s.MySQL.DSNFile, &s.MySQL.DSN)
 	case s.Redis != nil:
-		return read("url", &s.Redis.URLFile, &s.Redis.URL)
+		return read("redis", "url", &s.Redis.URLFile, &s.Redis.URL)
 	}
 	return nil
+}
+
+// checkRedisOf says what is wrong with the address of a sink's own Redis.
+func checkRedisOf(s *hook.SinkConfig) error {
+	if s.Redis == nil || s.Redis.URL == "" {
+		return nil
+	}
+	_, err := (RedisConfig{URL: s.Redis.URL, Mode: "auto"}).Universal()
+	return err
 }
 
 // structureNode is a structure in the form of the file, secrets masked and what is

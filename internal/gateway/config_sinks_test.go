@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"chatgate/internal/connection"
 	"chatgate/internal/hook"
 )
 
@@ -94,19 +95,25 @@ events:
 // What is wrong with a sink is said with the line it stands in.
 func TestWrongSinks(t *testing.T) {
 	for text, want := range map[string]string{
-		"events: {sinks: {name: a}}":                                                                            ":1: events.sinks: want a list, not names with values",
-		"events:\n  sinks:\n  - nmae: a":                                                                        ":3: events.sinks[0]: nmae: unknown setting, did you mean name?",
-		"events:\n  sinks:\n  - name: a\n    file: {pth: x}":                                                    ":4: events.sinks[0]: file: pth: unknown setting, did you mean path?",
-		"events:\n  sinks:\n  - name: a\n    file: x":                                                           ":4: events.sinks[0]: file: want names with values, not a text",
-		"events:\n  sinks:\n  - name: a\n    batch: many":                                                       ":4: events.sinks[0]: batch: want a whole number, not a text",
-		"events:\n  sinks:\n  - name: a\n    timeout: 5":                                                        ":4: events.sinks[0]: timeout: want a duration such as 30s, not a number",
-		"events:\n  sinks:\n  - name: a\n    types: disconnect":                                                 ":4: events.sinks[0]: types: want a list, not a text",
-		"events:\n  sinks:\n  - name: a\n    name: b":                                                           ":4: events.sinks[0]: name: set twice",
-		"events:\n  sinks:\n  - name: a":                                                                        ":3: events.sinks[0]: needs exactly one of webhook, mysql, redis and file",
-		"events:\n  sinks:\n  - {name: a, file: {path: x}}\n  - {name: a, file: {path: y}}":                     `:4: events.sinks[1]: name: "a" is that of the sink in line 3`,
-		"events:\n  sinks:\n  - {name: a, webhook: {url: 'http://127.0.0.1/', secret: '" + secretOfTest + "'}}": ":3: events.sinks[0]: webhook.url: address is not public, and not allowed: 127.0.0.1",
-		"events:\n  sinks:\n  - {name: a, mysql: {dsn: 'a@tcp(b:1)/c', statement: 'SELECT :nobody'}}":           ":3: events.sinks[0]: mysql: statement 1: names :nobody, which no event has",
-		"events:\n  sink: []":                                                                                   ":2: events.sink: unknown setting, did you mean events.sinks?",
+		"events: {sinks: {name: a}}":                                                                                                   ":1: events.sinks: want a list, not names with values",
+		"events:\n  sinks:\n  - nmae: a":                                                                                               ":3: events.sinks[0]: nmae: unknown setting, did you mean name?",
+		"events:\n  sinks:\n  - name: a\n    file: {pth: x}":                                                                           ":4: events.sinks[0]: file: pth: unknown setting, did you mean path?",
+		"events:\n  sinks:\n  - name: a\n    file: x":                                                                                  ":4: events.sinks[0]: file: want names with values, not a text",
+		"events:\n  sinks:\n  - name: a\n    batch: many":                                                                              ":4: events.sinks[0]: batch: want a whole number, not a text",
+		"events:\n  sinks:\n  - name: a\n    timeout: 5":                                                                               ":4: events.sinks[0]: timeout: want a duration such as 30s, not a number",
+		"events:\n  sinks:\n  - name: a\n    types: disconnect":                                                                        ":4: events.sinks[0]: types: want a list, not a text",
+		"events:\n  sinks:\n  - name: a\n    name: b":                                                                                  ":4: events.sinks[0]: name: set twice",
+		"events:\n  sinks:\n  - name: a":                                                                                               ":3: events.sinks[0]: needs exactly one of webhook, mysql, redis and file",
+		"events:\n  sinks:\n  - {name: a, file: {path: x}}\n  - {name: a, file: {path: y}}":                                            `:4: events.sinks[1]: name: "a" is that of the sink in line 3`,
+		"events:\n  sinks:\n  - {name: a, webhook: {url: 'http://127.0.0.1/', secret: '" + secretOfTest + "'}}":                        ":3: events.sinks[0]: webhook.url: address is not public, and not allowed: 127.0.0.1",
+		"events:\n  sinks:\n  - {name: a, mysql: {dsn: 'a@tcp(b:1)/c', statement: 'SELECT :nobody'}}":                                  ":3: events.sinks[0]: mysql: statement 1: names :nobody, which no event has",
+		"events:\n  sinks:\n  - {name: a, causes: [clientclose], file: {path: '-'}}":                                                   `:3: events.sinks[0]: causes: no end is called "clientclose"`,
+		"events:\n  sinks:\n  - {name: a, mysql: {statement: 'DO 1'}}":                                                                 ":3: events.sinks[0]: mysql.dsn: is needed",
+		"events:\n  sinks:\n  - {name: a, mysql: {dsn: 'a@tcp(b:1)/c', statements: [{sql: 'DO 1'}, {sql: 'DO 2', kinds: [dropped]}]}}": `:3: events.sinks[0]: mysql: statement 2: kinds: no end is called "dropped"`,
+		"events:\n  sinks:\n  - {name: a, mysql: {dsn-file: /nowhere/dsn, statement: 'DO 1'}}":                                         ":3: events.sinks[0]: mysql.dsn-file: open /nowhere/dsn: no such file or directory",
+		"events:\n  sinks:\n  - {name: a, mysql: {dsn: x, dsn-file: y, statement: 'DO 1'}}":                                            ":3: events.sinks[0]: mysql.dsn: is set, and dsn-file too",
+		"events:\n  sinks:\n  - {name: a, redis: {stream: s, url: 'http://b'}}":                                                        ":3: events.sinks[0]: redis.url: must begin with redis://, rediss:// or unix://",
+		"events:\n  sink: []": ":2: events.sink: unknown setting, did you mean events.sinks?",
 	} {
 		_, err := parseSinks(t, strings.ReplaceAll(text, `" + secretOfTest + "`, secretOfTest))
 		if err == nil || !strings.HasSuffix(err.Error(), want) || strings.Contains(err.Error(), secretOfTest) {
@@ -213,5 +220,29 @@ func TestEventsOfMessagesAreOffUnlessWanted(t *testing.T) {
 	}
 	if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "events.messages") {
 		t.Errorf("a sink wants what is not written: %v", err)
+	}
+}
+
+// Every end a connection can have may stand in a filter, and nothing else.
+func TestTheCausesOfAFilterAreThoseOfConnections(t *testing.T) {
+	causes := []string{connection.KindGatewayLost.String(), connection.KindAbandoned.String()}
+	for _, k := range connection.Kinds() {
+		causes = append(causes, k.String())
+	}
+	s := hook.SinkConfig{
+		Name: "a", Batch: 1, Parallel: 1, Timeout: time.Second, RetryAfter: time.Second, RetryMost: time.Second, File: &hook.FileConfig{Path: "-"},
+		Filter: hook.Filter{Causes: causes},
+	}
+	if err := s.Validate(); err != nil {
+		t.Error(err)
+	}
+	text, err := os.ReadFile("../../docs/events.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range causes {
+		if !strings.Contains(string(text), "`"+c+"`") {
+			t.Errorf("docs/events.md does not speak of %s", c)
+		}
 	}
 }

@@ -168,6 +168,12 @@ func TestValidateNamesTheSetting(t *testing.T) {
 		t.Errorf("want both mistakes, got %v", err)
 	}
 	cfg = DefaultConfig()
+	withHook(&cfg, "https://example.com/")
+	cfg.Hooks.Message, cfg.Hooks.Secret = cfg.Hooks.Join, "hush"
+	if err := cfg.Validate(); err == nil || strings.Contains(err.Error(), "\n") {
+		t.Errorf("want one mistake of two hooks, got %v", err)
+	}
+	cfg = DefaultConfig()
 	cfg.Limits = LimitsConfig{ClassPolicy: "newest", FrameBytes: 65536, OutboxBytes: 262144, OutboxFrames: 1, InFlight: 1}
 	cfg.Heartbeat.Silence, cfg.Heartbeat.PingAfter, cfg.Heartbeat.RegisterTimeout, cfg.Cluster.Grace, cfg.Cluster.Heal, cfg.Drain.Delay = 0, 0, 0, 0, 0, 0
 	cfg.InternalListen = ""

@@ -129,10 +129,8 @@ func (c Config) validateSinks(wrong func(name, format string, args ...any)) {
 		if c.Events.Messages == "off" && slices.Contains(s.Types, "message") {
 			wrong(sinksName, "%s: types: message needs events.messages", s.Name)
 		}
-		if s.Redis != nil && s.Redis.URL != "" {
-			if _, err := (RedisConfig{URL: s.Redis.URL, Mode: "auto"}).Universal(); err != nil {
-				wrong(sinksName, "%s: %v", s.Name, err)
-			}
+		if err := checkRedisOf(s); err != nil {
+			wrong(sinksName, "%s: %v", s.Name, err)
 		}
 	}
 }
@@ -144,7 +142,11 @@ func (c Config) validateHooks(wrong func(name, format string, args ...any)) {
 			continue
 		}
 		if err := d.Validate(q); err != nil {
-			wrong("hooks."+string(q), "%s", strings.ReplaceAll(strings.TrimPrefix(err.Error(), "webhook.url: "), "webhook.", "hooks."))
+			text := strings.ReplaceAll(strings.TrimPrefix(err.Error(), "webhook.url: "), "webhook.", "hooks.")
+			wrong("hooks."+string(q), "%s", text)
+			if strings.HasPrefix(text, "hooks.") {
+				break // what all questions share is said once
+			}
 		}
 	}
 	if c.Hooks.Timeout < 10*time.Millisecond || c.Hooks.Timeout > c.Heartbeat.RegisterTimeout && c.Heartbeat.RegisterTimeout > 0 {

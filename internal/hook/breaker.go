@@ -16,7 +16,8 @@ const (
 // through; when it is answered, all are.
 type breaker struct {
 	mu       sync.Mutex // guards the rest
-	failures int        // in a row
+	answers  uint64
+	failures int // in a row
 	open     bool
 	until    time.Time     // then one may try; only while open
 	pause    time.Duration // the next one
@@ -42,6 +43,7 @@ func (b *breaker) answered() (failures int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	failures = b.failures
+	b.answers++
 	b.failures, b.open, b.trying, b.pause = 0, false, false, 0
 	return failures
 }
@@ -65,6 +67,13 @@ func (b *breaker) given() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.trying = false
+}
+
+// answersSoFar is how often there was an answer.
+func (b *breaker) answersSoFar() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.answers
 }
 
 func (b *breaker) isOpen() bool {

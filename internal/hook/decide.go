@@ -155,14 +155,24 @@ func (a *asked) decide(about *Inquiry, check func(*Decision) error) (*Decision, 
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), a.timeout)
 	defer cancel()
+	answers, waited := a.breaker.answersSoFar(), false
 	select {
 	case a.slots <- struct{}{}:
-	case <-ctx.Done():
-		a.breaker.given() // those that have the places say how the backend does
-		return nil, crowded
+	default:
+		waited = true
+		select {
+		case a.slots <- struct{}{}:
+		case <-ctx.Done():
+			a.breaker.given() // those that have the places say how the backend does
+			return nil, crowded
+		}
 	}
 	decision, err := a.ask(ctx, about, check)
 	<-a.slots
+	if err != nil && waited && ctx.Err() != nil && a.breaker.answersSoFar() != answers {
+		a.breaker.given() // others were answered in its time
+		return nil, crowded
+	}
 	if nonsense, ok := errors.AsType[wrongAnswer](err); ok {
 		// It is there, so the others go on asking: else whoever finds what it answers wrongly to could silence it for all.
 		a.breaker.answered()

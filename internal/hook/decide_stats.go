@@ -13,7 +13,7 @@ const (
 	denied
 	failed  // no answer in time, or none that is one
 	skipped // not asked: the last ones all failed
-	crowded // not asked: too many others waited
+	crowded // too many others were asked, and nothing was left of its time
 	numOutcomes
 )
 

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -96,6 +97,82 @@ func TestAQuestionIsSigned(t *testing.T) {
 	key, _ := w.key()
 	if got, want := request.Header.Get("webhook-signature"), sign(key, request.Header.Get("webhook-id"), request.Header.Get("webhook-timestamp"), body); got != want || got == "" {
 		t.Errorf("signature %q, want %q", got, want)
+	}
+}
+
+// Many ask at once, and the backend answers each in good time. Who waits for a place until there is none left for an answer is one too many, and
+// says nothing of the backend: else a rush would be a reason to ask nobody.
+func TestARushIsNoFailureOfTheBackend(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		<-time.After(1500 * time.Millisecond) // so long it takes to decide
+		_, _ = io.WriteString(w, `{"allow":true}`)
+	}))
+	defer server.Close()
+	const places = 2 * breakAfter
+	d, err := NewDecider(DeciderConfig{
+		Asked: map[Question]Asked{AskJoin: {URL: server.URL}}, Secret: secret, Allow: []string{"127.0.0.1"}, Timeout: 4 * time.Second, MaxInFlight: places,
+		Log: newSilent(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for range 4 * places {
+		all.Go(func() { _, _ = d.Ask(&Inquiry{Question: AskJoin}, nil) })
+	}
+	all.Wait()
+	s := d.Stats()[0]
+	if n := s.Outcomes; s.Open || n["failed"]+n["skipped"] > 0 || n["allowed"] < places || n["allowed"]+n["crowded"] != 4*places {
+		t.Errorf("open: %v, and they ended as %v", s.Open, n)
+	}
+}
+
+// Who has waited for a place and gets no answer says that the backend is down, where nobody was answered meanwhile.
+func TestABackendThatIsDownIsSoForWhoWaited(t *testing.T) {
+	t.Parallel()
+	done := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		select {
+		case <-r.Context().Done():
+		case <-done:
+		}
+	}))
+	defer server.Close()
+	defer close(done)
+	d, err := NewDecider(DeciderConfig{
+		Asked: map[Question]Asked{AskJoin: {URL: server.URL}}, Secret: secret, Allow: []string{"127.0.0.1"}, Timeout: 200 * time.Millisecond, MaxInFlight: 1,
+		Log: newSilent(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var all sync.WaitGroup
+	for range 20 {
+		<-time.After(10 * time.Millisecond) // one behind the other, so that there is always somebody who waits already
+		all.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_, _ = d.Ask(&Inquiry{Question: AskJoin}, nil)
+				}
+			}
+		})
+	}
+	err = gatewaytest.Poll(patience, func() error {
+		if s := d.Stats()[0]; !s.Open {
+			return fmt.Errorf("all are asked: %v", s.Outcomes)
+		}
+		return nil
+	})
+	close(stop)
+	all.Wait()
+	if err != nil {
+		t.Error(err)
 	}
 }
 

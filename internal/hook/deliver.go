@@ -55,13 +55,15 @@ func (c *carrier) attempt(ctx context.Context, events []*Event) (int, error) {
 	taken, refused, err := c.sink.deliver(attempt, events)
 	c.counts.delivered.Add(uint64(taken - refused))
 	c.counts.refused.Add(uint64(refused))
-	// What takes all or none, and is too slow for all, would never take any.
-	if taken == 0 && len(events) > 1 && ctx.Err() == nil && (attempt.Err() != nil || errors.Is(err, errTooMany)) {
+	took := time.Since(began)
+	// What takes all or none, and is too slow for all, would never take any. That its time was over the clock says: an HTTP client has
+	// timers of its own, and comes back before the context knows.
+	if taken == 0 && len(events) > 1 && ctx.Err() == nil && (took >= c.within || errors.Is(err, errTooMany)) {
 		c.gate.tooMany(len(events))
 	}
 	switch {
 	case err == nil:
-		if n := c.gate.success(taken); n > 0 {
+		if n := c.gate.success(taken, took < c.within/2); n > 0 {
 			c.log.Info("the sink takes events again", "failures", n)
 		}
 	case len(events) > 1 && errors.Is(err, errTooMany): // an answer like another

@@ -80,11 +80,13 @@ func (g *gate) tooMany(events int) {
 }
 
 // success opens the gate, and returns how many failures came before. The sink took so
-// many events: were they all that it is trusted with, it gets a few more the next time.
-func (g *gate) success(events int) int {
+// many events: were they all that it is trusted with, it gets a few more the next time,
+// unless it was not quick: what always takes its time would else be given too many again and
+// again, and take many of them twice.
+func (g *gate) success(events int, quick bool) int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if events == g.fewer {
+	if quick && events == g.fewer {
 		g.fewer += 1 + g.fewer/8
 		if g.fewer >= g.batch {
 			g.fewer = 0

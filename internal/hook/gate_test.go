@@ -14,7 +14,7 @@ func TestThePortionOfASink(t *testing.T) {
 		}
 	}
 	want(100)
-	g.success(100)
+	g.success(100, true)
 	want(100)
 	g.tooMany(100)
 	g.tooMany(100) // of another group, at the same time
@@ -26,13 +26,15 @@ func TestThePortionOfASink(t *testing.T) {
 	g.tooMany(3)
 	g.tooMany(2)
 	want(1)
-	g.success(1)
+	g.success(1, true)
 	want(2)
-	g.success(1) // there were no more
+	g.success(1, true) // there were no more
+	want(2)
+	g.success(2, false) // it needed most of its time for them
 	want(2)
 	rounds := 0
 	for ; g.portion() < 100 && rounds < 100; rounds++ {
-		g.success(g.portion())
+		g.success(g.portion(), true)
 	}
 	want(100)
 	if rounds > 30 {

@@ -68,6 +68,9 @@ func (c *MySQLConfig) parse() ([]*statement, error) {
 
 // driver reads the DSN, and sees to it that values are parameters and nothing hangs.
 func (c *MySQLConfig) driver(timeout time.Duration) (*mysql.Config, error) {
+	if c.DSN == "" { // the driver would take it for a server on this machine
+		return nil, errors.New("mysql.dsn: is needed")
+	}
 	cfg, err := mysql.ParseDSN(c.DSN)
 	if err != nil {
 		return nil, errors.New("mysql.dsn: must be like user:password@tcp(host:3306)/database") // the reason could quote it

@@ -176,6 +176,7 @@ func TestSinksThatAreRefused(t *testing.T) {
 		"no stream":          {func(s *SinkConfig) { s.Webhook, s.Redis = nil, &RedisConfig{} }, "redis.stream"},
 		"an unknown type":    {func(s *SinkConfig) { s.Types = []string{"disconect"} }, "disconect"},
 		"an unknown kind":    {func(s *SinkConfig) { s.Kinds = []string{"dropped"} }, "dropped"},
+		"an unknown cause":   {func(s *SinkConfig) { s.Causes = []string{"clientclose"} }, "clientclose"},
 		"another scheme":     {func(s *SinkConfig) { s.Webhook.URL = "ftp://example.com/" }, "webhook.url"},
 		"a password":         {func(s *SinkConfig) { s.Webhook.URL = "https://a:b@example.com/" }, "webhook.url"},
 		"a short secret":     {func(s *SinkConfig) { s.Webhook.Secret = "hush" }, "webhook.secret"},

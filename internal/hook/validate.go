@@ -19,6 +19,12 @@ var sinkName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`)
 var (
 	knownTypes = []string{"connect", "disconnect", "online", "offline", "joined", "left", typeMessage}
 	knownKinds = []string{"goodbye", "drop", "moved"}
+	// Package gateway, which knows what ends a connection, holds that none is missing.
+	knownCauses = []string{
+		"client_close", "network", "slow_consumer", "heartbeat_timeout", "ping_timeout", "message_timeout", "register_timeout", "max_age", "superseded",
+		"rebalance", "token_expired", "replaced", "kicked", "revoked", "draining", "unauthorized", "too_many_errors", "too_large", "bad_data", "protocol",
+		"internal", "gateway_lost", "abandoned",
+	}
 )
 
 // Validate says what is wrong with a sink; secrets are read by then.
@@ -85,6 +91,11 @@ func (f *Filter) validate() error {
 			return fmt.Errorf("kinds: no end is called %q", k)
 		}
 	}
+	for _, c := range f.Causes {
+		if !slices.Contains(knownCauses, c) {
+			return fmt.Errorf("causes: no end is called %q", c)
+		}
+	}
 	return nil
 }
 
@@ -114,12 +125,15 @@ func (c *MySQLConfig) validate(timeout time.Duration) error {
 		return err
 	}
 	statements, err := c.parse()
-	for _, s := range statements {
-		if err == nil {
-			err = s.filter.validate()
+	if err != nil {
+		return err
+	}
+	for i, s := range statements {
+		if err := s.filter.validate(); err != nil {
+			return fmt.Errorf("mysql: statement %d: %w", i+1, err)
 		}
 	}
-	return err
+	return nil
 }
 
 // PlainText reports whether events leave this machine unencrypted, by http.

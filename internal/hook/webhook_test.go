@@ -299,6 +299,36 @@ func TestAReceiverThatTakesLessAtATimeGetsLess(t *testing.T) {
 	}
 }
 
+// Each time a receiver leaves a batch without an answer, the next one is smaller.
+func TestEachSilenceMakesTheNextBatchSmaller(t *testing.T) {
+	t.Parallel()
+	done := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		select {
+		case <-r.Context().Done():
+		case <-done:
+		}
+	}))
+	defer server.Close()
+	defer close(done)
+	s := sinkNamed("web", Filter{})
+	s.Timeout = 10 * time.Millisecond
+	s.Webhook = &WebhookConfig{URL: server.URL, Secret: secret, Allow: []string{"127.0.0.1"}}
+	to, err := newWebhook(&s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := DefaultConfig()
+	cfg.Log = newSilent()
+	for i := range 50 {
+		c := newCarrier(nil, &cfg, &s, to)
+		if _, err := c.attempt(t.Context(), []*Event{{ID: "a"}, {ID: "b"}}); err == nil || c.gate.portion() != 1 {
+			t.Fatalf("attempt %d: %v, and the next batch has %d events", i+1, err, c.gate.portion())
+		}
+	}
+}
+
 // One event that is too large for a receiver is like any other that it doesn't take.
 func TestAnEventTooLargeForAReceiverIsAFailure(t *testing.T) {
 	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
