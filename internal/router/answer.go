@@ -2,21 +2,20 @@ package router
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"chatgate/internal/protocol"
 )
 
-// questions hands what other gateways ask to a few workers: nothing of it may hold
-// up what arrives on a channel.
+// questions are what other gateways ask.
 type questions struct {
-	// Immutable after New.
-	router *Router
+	queue[queued]
+}
 
-	mu      sync.Mutex
-	pending []queued // guarded by mu
-	workers int      // guarded by mu
+func newQuestions(r *Router) *questions {
+	x := &questions{queue[queued]{router: r, length: questionsWait, workers: questionWorkers}}
+	x.work = x.do
+	return x
 }
 
 // queued is a question that waits for a worker.
@@ -51,34 +50,7 @@ func (x *questions) take(q protocol.Question) bool {
 		x.router.traces.callOff(q.Asker, q.ID)
 		return true
 	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if len(x.pending) == questionsWait {
-		x.router.counts.dropped.Add(1)
-		return false
-	}
-	x.pending = append(x.pending, queued{q, time.Now()})
-	if x.workers < questionWorkers && x.router.spawn(x.work) {
-		x.workers++
-	}
-	return x.workers > 0
-}
-
-func (x *questions) work() {
-	for {
-		x.mu.Lock()
-		if len(x.pending) == 0 {
-			x.workers--
-			x.mu.Unlock()
-			return
-		}
-		q := x.pending[0]
-		if x.pending = x.pending[1:]; len(x.pending) == 0 {
-			x.pending = nil
-		}
-		x.mu.Unlock()
-		x.do(q)
-	}
+	return x.queue.take(queued{q, time.Now()})
 }
 
 // do has a question answered. One whose asker waits no more is not begun: he may

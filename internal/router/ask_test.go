@@ -188,7 +188,7 @@ func TestQuestionsHoldUpNothing(t *testing.T) {
 	eventually(t, "the workers have gone", func() bool {
 		b.router.questions.mu.Lock()
 		defer b.router.questions.mu.Unlock()
-		return b.router.questions.workers == 0 && len(b.router.questions.pending) == 0
+		return b.router.questions.working == 0 && len(b.router.questions.pending) == 0
 	})
 }
 

@@ -3,7 +3,6 @@ package router
 import (
 	"context"
 	"errors"
-	"sync"
 
 	"chatgate/internal/connection"
 	"chatgate/internal/protocol"
@@ -13,16 +12,17 @@ import (
 // gateway, beside the deliverers: with many connections that takes longer than
 // anybody should wait for his own message.
 type everyone struct {
-	// Immutable after New.
-	router *Router
+	queue[string] // of frames without a position
 
-	mu      sync.Mutex
-	pending []string // guarded by mu: frames without a position
-	busy    bool     // guarded by mu
-
-	// Owned by the worker.
+	// Owned by its one worker.
 	wire []byte
 	out  connection.Batch
+}
+
+func newEveryone(r *Router) *everyone {
+	e := &everyone{queue: queue[string]{router: r, length: everyoneWaits, workers: 1}}
+	e.work = e.deliver
+	return e
 }
 
 const (
@@ -81,35 +81,6 @@ func (r *Router) Broadcast(ctx context.Context, m *protocol.MessageHead) (Reach,
 		r.counts.broadcasts.Add(1)
 	}
 	return reach, nil
-}
-
-// take keeps a frame for the worker, and starts one if there is none.
-func (e *everyone) take(frame string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if len(e.pending) == everyoneWaits {
-		e.router.counts.dropped.Add(1)
-		return
-	}
-	e.pending = append(e.pending, frame)
-	if !e.busy {
-		e.busy = e.router.spawn(e.work)
-	}
-}
-
-func (e *everyone) work() {
-	for {
-		e.mu.Lock()
-		if len(e.pending) == 0 {
-			e.busy, e.pending = false, nil
-			e.mu.Unlock()
-			return
-		}
-		frame := e.pending[0]
-		e.pending = e.pending[1:]
-		e.mu.Unlock()
-		e.deliver(frame)
-	}
 }
 
 // deliver builds the frame once; each connection costs one append.

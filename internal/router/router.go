@@ -94,8 +94,8 @@ func New(client, laneClient redis.UniversalClient, registry *presence.Registry, 
 		r.deliverers = append(r.deliverers, newDeliverer(r, g))
 	}
 	r.ephemeral = newEphemeral(r)
-	r.everyone = &everyone{router: r}
-	r.questions = &questions{router: r}
+	r.everyone = newEveryone(r)
+	r.questions = newQuestions(r)
 	return r
 }
 
