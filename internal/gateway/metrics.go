@@ -28,41 +28,36 @@ type collector struct{ g *Gateway }
 
 // figures is one moment of all counters.
 type figures struct {
+	g *Gateway // for what it counts itself
 	connection.Stats
 	router    router.Stats
 	presence  presence.Stats
 	handler   handler.Stats
 	admission handler.AdmissionStats
-	strays    uint64 // connections to Redis
 	tokens    auth.Stats
 	api       api.Stats
 	commands  api.CommandStats
 	revoked   auth.RevocationStats
-	hosts     uint64 // requests refused for their Host
-
-	headerless uint64 // connections cut for want of a PROXY header
-	pauses     uint64
-	raw        int64 // sockets of the public listener that are not upgraded
-	outboxes   int   // bytes
-	largest    int   // of outboxes
-	paused     bool
+	outboxes  int // bytes
+	largest   int // of outboxes
 }
 
-type metric struct {
+// metric is a figure of F.
+type metric[F any] struct {
 	desc  *prometheus.Desc
 	kind  prometheus.ValueType
-	value func(*figures) float64
+	value func(*F) float64
 }
 
-func counter(name, help string, value func(*figures) float64) metric {
-	return metric{prometheus.NewDesc("gateway_"+name, help, nil, nil), prometheus.CounterValue, value}
+func counter(name, help string, value func(*figures) float64) metric[figures] {
+	return metric[figures]{prometheus.NewDesc("gateway_"+name, help, nil, nil), prometheus.CounterValue, value}
 }
 
-func gauge(name, help string, value func(*figures) float64) metric {
-	return metric{prometheus.NewDesc("gateway_"+name, help, nil, nil), prometheus.GaugeValue, value}
+func gauge(name, help string, value func(*figures) float64) metric[figures] {
+	return metric[figures]{prometheus.NewDesc("gateway_"+name, help, nil, nil), prometheus.GaugeValue, value}
 }
 
-var metrics = []metric{
+var metrics = []metric[figures]{
 	gauge("connections", "Open connections.", func(f *figures) float64 { return float64(f.Connections) }),
 	gauge("registered_connections", "Connections the registry holds for this gateway.", func(f *figures) float64 { return float64(f.presence.Held) }),
 	gauge("users", "Users with a connection here.", func(f *figures) float64 { return float64(f.Users) }),
@@ -101,7 +96,7 @@ var metrics = []metric{
 	counter("subscriptions_total", "Subscriptions made, also anew.", func(f *figures) float64 { return float64(f.router.Subscriptions) }),
 	counter("send_calls_total", "Calls of the send script.", func(f *figures) float64 { return float64(f.router.Calls) }),
 	counter("send_failed_calls_total", "Batches that Redis did not answer.", func(f *figures) float64 { return float64(f.router.FailedCalls) }),
-	counter("redis_stray_connections_total", "Connections to Redis dropped because the Sentinels name another master.", func(f *figures) float64 { return float64(f.strays) }),
+	counter("redis_stray_connections_total", "Connections to Redis dropped because the Sentinels name another master.", func(f *figures) float64 { return float64(f.g.backend.strays()) }),
 	counter("presence_registered_total", "Connections entered in the registry.", func(f *figures) float64 { return float64(f.presence.Registered) }),
 	counter("presence_refreshed_total", "Presence entries refreshed.", func(f *figures) float64 { return float64(f.presence.Refreshed) }),
 	counter("presence_removed_total", "Connections taken out of the registry.", func(f *figures) float64 { return float64(f.presence.Removed) }),
@@ -127,21 +122,17 @@ var metrics = []metric{
 	counter("commands_left_total", "Times a command could not be done and was left for later.", func(f *figures) float64 { return float64(f.commands.Left) }),
 	counter("commands_taken_over_total", "Commands that were handed out before, to a gateway that died or could not do them.", func(f *figures) float64 { return float64(f.commands.TakenOver) }),
 	counter("commands_failed_calls_total", "Calls for commands that Redis did not answer.", func(f *figures) float64 { return float64(f.commands.FailedCalls) }),
-	gauge("raw_connections", "Sockets of the public listener that are not upgraded.", func(f *figures) float64 { return float64(f.raw) }),
-	gauge("accepting_paused", "1 while no connections are accepted, for want of open files.", func(f *figures) float64 { return oneIf(f.paused) }),
-	counter("accepting_pauses_total", "Times accepting paused for want of open files.", func(f *figures) float64 { return float64(f.pauses) }),
-	counter("foreign_hosts_total", "Requests refused because a listener on loopback was called by another name.", func(f *figures) float64 { return float64(f.hosts) }),
-	counter("proxy_headers_missing_total", "Connections of trusted proxies that began without a good PROXY header, with proxy-protocol.", func(f *figures) float64 { return float64(f.headerless) }),
+	gauge("raw_connections", "Sockets of the public listener that are not upgraded.", func(f *figures) float64 { return float64(f.g.public.raw.Load()) }),
+	gauge("accepting_paused", "1 while no connections are accepted, for want of open files.", func(f *figures) float64 { return oneIf(f.g.public.paused.Load()) }),
+	counter("accepting_pauses_total", "Times accepting paused for want of open files.", func(f *figures) float64 { return float64(f.g.public.pauses.Load()) }),
+	counter("foreign_hosts_total", "Requests refused because a listener on loopback was called by another name.", func(f *figures) float64 { return float64(f.g.foreignHosts.Load()) }),
+	counter("proxy_headers_missing_total", "Connections of trusted proxies that began without a good PROXY header, with proxy-protocol.", func(f *figures) float64 { return float64(f.g.headerless.Load()) }),
 	counter("foreign_origins_total", "Handshakes refused for their Origin.", func(f *figures) float64 { return float64(f.handler.ForeignOrigins) }),
 	counter("failed_upgrades_total", "Requests to /ws that were no valid handshake.", func(f *figures) float64 { return float64(f.handler.FailedUpgrades) }),
 }
 
 // sinkMetrics are those of each sink of events; its name is in the configuration, so there are a handful.
-var sinkMetrics = []struct {
-	desc  *prometheus.Desc
-	kind  prometheus.ValueType
-	value func(*hook.SinkStats) float64
-}{
+var sinkMetrics = []metric[hook.SinkStats]{
 	{sinkDesc("groups", "Groups of events that this gateway carries to the sink."), prometheus.GaugeValue, func(s *hook.SinkStats) float64 { return float64(s.Groups) }},
 	{sinkDesc("backlog", "Events of these groups that the sink has not taken."), prometheus.GaugeValue, func(s *hook.SinkStats) float64 { return float64(s.Backlog) }},
 	{sinkDesc("oldest_seconds", "Age of the oldest event that is being delivered."), prometheus.GaugeValue, func(s *hook.SinkStats) float64 { return float64(s.OldestSeconds) }},
@@ -192,9 +183,8 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	g := c.g
 	f := figures{
-		Stats: g.manager.Stats(), router: g.router.Stats(), presence: g.registry.Stats(), handler: g.handler.Stats(),
-		admission: g.admission.Stats(), api: g.api.Stats(), commands: g.commands.Stats(), strays: g.backend.strays(),
-		hosts: g.foreignHosts.Load(), headerless: g.headerless.Load(), pauses: g.public.pauses.Load(), raw: g.public.raw.Load(), paused: g.public.paused.Load(),
+		g: g, Stats: g.manager.Stats(), router: g.router.Stats(), presence: g.registry.Stats(), handler: g.handler.Stats(),
+		admission: g.admission.Stats(), api: g.api.Stats(), commands: g.commands.Stats(),
 	}
 	f.outboxes, f.largest = g.manager.Held()
 	if g.tokens != nil {
