@@ -106,7 +106,7 @@ func (c *carrier) run(ctx context.Context) {
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	for c.await(ctx) {
-		c.turn(life, c.due(time.Now()), 0)
+		c.turn(life, c.due(time.Now()), false)
 	}
 	c.finish(life, stop)
 }
@@ -172,9 +172,9 @@ func (c *carrier) due(now time.Time) []*haul {
 	return list
 }
 
-// turn asks Redis about some groups: to keep their leases (or to give them up, with
-// leave -1), to acknowledge, and for more where there is nothing to deliver.
-func (c *carrier) turn(ctx context.Context, hauls []*haul, leave int) {
+// turn asks Redis about some groups: to keep their leases, or to give them up, to
+// acknowledge, and for more where there is nothing to deliver.
+func (c *carrier) turn(ctx context.Context, hauls []*haul, leave bool) {
 	if len(hauls) == 0 {
 		return
 	}
@@ -186,11 +186,11 @@ func (c *carrier) turn(ctx context.Context, hauls []*haul, leave int) {
 	pipe := c.client.Pipeline()
 	for i, h := range hauls {
 		count := 0
-		if len(h.batch) == 0 && !h.working {
+		switch {
+		case leave:
+			count = -1
+		case len(h.batch) == 0 && !h.working:
 			count = c.batch
-		}
-		if leave != 0 {
-			count = leave
 		}
 		args[i] = append([]any{c.name, string(c.cfg.Gateway), c.cfg.Lease.Milliseconds(), count, h.read, h.ackN, string(h.source)}, h.acks...)
 		answers[i] = pipe.EvalSha(call, c.script.Hash(), h.keys, args[i]...)
@@ -203,7 +203,7 @@ func (c *carrier) turn(ctx context.Context, hauls []*haul, leave int) {
 		}
 		a, err := c.parse(h, v, err)
 		switch {
-		case leave != 0:
+		case leave:
 		case err != nil:
 			c.counts.failedCalls.Add(1)
 			c.log.Debug("carrying events: redis", "group", string(h.group), "err", err)
@@ -323,5 +323,5 @@ func (c *carrier) finish(ctx context.Context, stop context.CancelFunc) {
 			mine = append(mine, h)
 		}
 	}
-	c.turn(context.WithoutCancel(ctx), mine, -1)
+	c.turn(context.WithoutCancel(ctx), mine, true)
 }

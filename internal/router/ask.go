@@ -51,13 +51,8 @@ const (
 // asks are the questions of this gateway that wait for answers.
 type asks struct {
 	mu      sync.Mutex
-	last    uint64            // guarded by mu
-	waiting map[uint64]*asked // guarded by mu
-}
-
-// asked is one question that waits for answers.
-type asked struct {
-	answers chan protocol.Answer // never closed
+	last    uint64                          // guarded by mu
+	waiting map[uint64]chan protocol.Answer // guarded by mu; the channels are never closed
 }
 
 // answersKept is how many parts may wait for whoever asked. What comes then is
@@ -80,9 +75,9 @@ func (r *Router) Ask(ctx context.Context, q Question) (Replies, error) {
 			out.Missing = append(out.Missing, Missing{gw, MissingDead})
 		}
 	}
-	id, w := r.asks.begin()
+	id, answers := r.asks.begin()
 	defer r.asks.end(id)
-	p := &poll{router: r, question: &q, id: id, asked: w, open: make(map[protocol.GatewayID]uint64), out: &out}
+	p := &poll{router: r, question: &q, id: id, answers: answers, open: make(map[protocol.GatewayID]uint64), out: &out}
 	trip := p.publish(ctx, to)
 	err := p.collect(ctx, q.Within+trip)
 	slices.SortFunc(out.Answers, func(a, b protocol.Answer) int { return cmp.Compare(a.Gateway, b.Gateway) })
@@ -95,7 +90,7 @@ type poll struct {
 	router   *Router
 	question *Question
 	id       uint64
-	asked    *asked
+	answers  <-chan protocol.Answer
 	open     map[protocol.GatewayID]uint64 // who may answer yet -> parts that came or were lost
 	out      *Replies
 }
@@ -152,7 +147,7 @@ func (p *poll) collect(ctx context.Context, within time.Duration) error {
 	defer look.Stop()
 	for len(p.open) > 0 {
 		select {
-		case a := <-p.asked.answers:
+		case a := <-p.answers:
 			p.take(a)
 		case <-look.C:
 			for gw := range p.open {
@@ -222,16 +217,16 @@ func (p *poll) take(a protocol.Answer) {
 	p.out.Answers = append(p.out.Answers, a)
 }
 
-func (x *asks) begin() (uint64, *asked) {
+func (x *asks) begin() (id uint64, answers <-chan protocol.Answer) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.waiting == nil {
-		x.waiting = make(map[uint64]*asked)
+		x.waiting = make(map[uint64]chan protocol.Answer)
 	}
 	x.last++
-	w := &asked{answers: make(chan protocol.Answer, answersKept)}
-	x.waiting[x.last] = w
-	return x.last, w
+	c := make(chan protocol.Answer, answersKept)
+	x.waiting[x.last] = c
+	return x.last, c
 }
 
 func (x *asks) end(id uint64) {
@@ -243,13 +238,10 @@ func (x *asks) end(id uint64) {
 // hear gives an answer to whoever asked, if he still waits. It never blocks.
 func (x *asks) hear(a protocol.Answer) {
 	x.mu.Lock()
-	w := x.waiting[a.ID]
+	answers := x.waiting[a.ID]
 	x.mu.Unlock()
-	if w == nil {
-		return
-	}
 	select {
-	case w.answers <- a:
-	default:
+	case answers <- a:
+	default: // he waits no more, or there is no room
 	}
 }
