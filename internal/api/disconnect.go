@@ -161,29 +161,24 @@ func (a *API) disconnect(ctx context.Context, u protocol.UserID, o presence.Orde
 func (a *API) awaitGone(ctx context.Context, u protocol.UserID, conns []protocol.ConnID) map[protocol.ConnID]protocol.GatewayID {
 	ctx, cancel := context.WithTimeout(ctx, min(goneWithin, remaining(ctx)))
 	defer cancel()
-	unknown := make(map[protocol.ConnID]protocol.GatewayID)
+	left := make(map[protocol.ConnID]protocol.GatewayID)
 	for _, c := range conns {
-		unknown[c] = ""
+		left[c] = "" // Redis has not said yet where it is
 	}
-	last := unknown
-	for wait := goneLook; len(conns) > 0; wait = min(2*wait, 8*goneLook) {
-		left, err := a.cfg.Registry.Left(ctx, u, conns)
+	for wait := goneLook; len(conns) > 0 && ctx.Err() == nil; wait = min(2*wait, 8*goneLook) {
+		seen, err := a.cfg.Registry.Left(ctx, u, conns)
 		if err != nil {
-			return last
+			break
 		}
-		last = left
-		waiting := 0
+		left = seen
+		alive := false
 		for _, gw := range left {
-			if !a.cfg.Registry.IsDead(gw) {
-				waiting++
-			}
+			alive = alive || !a.cfg.Registry.IsDead(gw)
 		}
-		if waiting == 0 {
-			return left
+		if !alive {
+			break
 		}
-		if pause(ctx, wait); ctx.Err() != nil {
-			return last
-		}
+		pause(ctx, wait)
 	}
-	return nil
+	return left
 }
