@@ -5,12 +5,14 @@ package api
 import (
 	"context"
 	"fmt"
+	"net/http/httptest"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"chatgate/internal/gatewaytest"
+	"chatgate/internal/keyspace"
 	"chatgate/internal/protocol"
 	"chatgate/internal/router"
 )
@@ -80,6 +82,36 @@ func TestADisconnectNamesOnlyGatewaysThatThereAre(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Redis was emptied, and one gateway has told it again whom it holds. Whether that is all of bob's connections only the others know, so nobody is given a part
+// for the whole; that he is online is certain.
+func TestAListOfConnectionsIsCompleteOrNotGiven(t *testing.T) {
+	eachKind(t, func(t *testing.T, r *gatewaytest.Redis) {
+		n := start(t, r)
+		n.hold(t, "bob", "c-1")
+		connections := func(status int) *httptest.ResponseRecorder {
+			t.Helper()
+			return n.call(t, status, "GET", "/users/bob/connections", "")
+		}
+		if x := into[ConnectionsAnswer](t, connections(200)); len(x.Connections) != 1 {
+			t.Errorf("%+v", x)
+		}
+		quiet := func(until time.Time) {
+			t.Helper()
+			line := keyspace.Line(keyspace.Layout{}.GroupOf(protocol.UserAddress("bob")))
+			if err := n.client.HSet(t.Context(), line, "quiet", until.UnixMilli()).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		quiet(time.Now().Add(time.Hour))
+		wantCode(t, connections(503), CodeUnavailable)
+		if x := into[PresenceAnswer](t, n.call(t, 200, "POST", "/presence", `{"users":["bob"]}`)); x.Users["bob"].State != protocol.StateOnline {
+			t.Errorf("%+v", x)
+		}
+		quiet(time.Now())
+		eventually(t, "the list is given again", func() bool { return ask(n, "GET", Base+"/users/bob/connections", "", "").Code == 200 })
+	})
 }
 
 // A message for everyone was published, and the answer of Redis is lost: it may have been heard, so nobody is told that nothing was done. When Redis does not
