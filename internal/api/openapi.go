@@ -129,9 +129,13 @@ func (d *documenter) operation(o *operation) object {
 		out["parameters"] = parameters
 	}
 	if o.takesBody() {
+		description := "One JSON object; unknown fields are refused."
+		if !o.needsBody() {
+			description += " Without a body all are absent."
+		}
 		out["requestBody"] = object{
-			"required":    true,
-			"description": "One JSON object; unknown fields are refused.",
+			"required":    o.needsBody(),
+			"description": description,
 			"content":     object{"application/json": object{"schema": d.schema(o.request.typ)}},
 		}
 	}
