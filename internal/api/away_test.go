@@ -155,6 +155,21 @@ func TestWhoIsAskedUntilTheTimeIsOverIsNamed(t *testing.T) {
 	})
 }
 
+// A gateway that is about to end begins no further call, and says that nothing was done. It does not wait for what nobody asks of it.
+func TestAGatewayThatIsAboutToEndBeginsNoCall(t *testing.T) {
+	n := start(t, gatewaytest.Shared(t, gatewaytest.Embedded))
+	n.call(t, 200, "GET", "/stats", "")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if n.Finish(ctx); ctx.Err() != nil {
+		t.Error("it waits for calls that are over")
+	}
+	x := n.call(t, 503, "POST", "/messages", `{"to":["bob"],"content":1}`)
+	if wantCode(t, x, CodeOverloaded); x.Header().Get("Connection") != "close" {
+		t.Errorf("%v", x.Header())
+	}
+}
+
 // So many traces are told that the next one is refused, and another one makes no sense. Each is counted as what it was told.
 func TestATraceIsCountedAsWhatItWasTold(t *testing.T) {
 	eachKind(t, func(t *testing.T, r *gatewaytest.Redis) {

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -86,6 +87,7 @@ type Commands struct {
 
 	// Any goroutine.
 	hands  chan struct{} // holds one for each command in hand
+	busy   atomic.Int64  // commands in hand, and one more while new ones are taken
 	counts commandCounts
 }
 
@@ -155,6 +157,7 @@ func (c *Commands) Run(ctx context.Context) error {
 		}
 		wait := commandsPoll
 		var got []*command
+		c.busy.Add(1)
 		if c.cfg.Resting == nil || !c.cfg.Resting() {
 			var err error
 			if got, err = c.next(ctx, free); err != nil && ctx.Err() == nil {
@@ -166,9 +169,11 @@ func (c *Commands) Run(ctx context.Context) error {
 		for range free - len(got) {
 			<-c.hands
 		}
+		c.busy.Add(int64(len(got)) - 1)
 		for _, x := range got {
 			working.Go(func() {
 				defer func() { <-c.hands }()
+				defer c.busy.Add(-1)
 				c.handle(ctx, x)
 			})
 		}
@@ -177,6 +182,14 @@ func (c *Commands) Run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// Finish waits until the commands in hand are done, or ctx ends. The gateway must be resting, or there are always more. What is not done
+// by then is taken over by another gateway in its time.
+func (c *Commands) Finish(ctx context.Context) {
+	for c.busy.Load() > 0 && ctx.Err() == nil {
+		pause(ctx, finishLook)
+	}
 }
 
 // reach waits for a free hand, and returns how many are free, all of them held from then on.
