@@ -95,6 +95,13 @@ func (g *Gateway) end(what protocol.LoadState, then func()) {
 	}
 }
 
+// beginDrain starts a drain, unless one goes on. A shed is ended for it, and the next one too where another order was quicker.
+func (g *Gateway) beginDrain(do func(context.Context)) {
+	for !g.begin(protocol.LoadDraining, do) && g.load().State == protocol.LoadShedding {
+		g.end(protocol.LoadShedding, func() { g.loads.state = "" })
+	}
+}
+
 // stopLoads ends what goes on for good: the process is about to stop.
 func (g *Gateway) stopLoads() { g.end("", func() {}) }
 
@@ -104,8 +111,7 @@ func (g *Gateway) stopLoads() { g.end("", func() {}) }
 // stops or takes clients again is the operator's to say. A service manager would
 // start one that ended anew.
 func (g *Gateway) drainOnCommand() {
-	g.end(protocol.LoadShedding, func() { g.loads.state = "" })
-	g.begin(protocol.LoadDraining, func(ctx context.Context) {
+	g.beginDrain(func(ctx context.Context) {
 		g.log.Info("draining on command", "connections", g.manager.Count())
 		if g.manager.Count() > 0 {
 			pause(ctx, g.cfg.Drain.Delay)

@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"chatgate/internal/connection"
+	"chatgate/internal/handler"
 	"chatgate/internal/protocol"
 )
 
@@ -36,4 +38,34 @@ func TestDrainsThatBeginAndEndAtOnceGoOnOneAtATime(t *testing.T) {
 	if n := going.Load(); n != 0 {
 		t.Errorf("%d drains go on after the last was ended", n)
 	}
+}
+
+// A gateway is drained while others have it shed again and again. Each drain that was ordered begins.
+func TestADrainBeginsWhateverIsShed(t *testing.T) {
+	g := Gateway{manager: connection.NewManager(&connection.Config{}), admission: handler.NewAdmission(handler.AdmissionConfig{})}
+	wait := func(ctx context.Context) { <-ctx.Done() }
+	var all sync.WaitGroup
+	over := make(chan struct{})
+	for range 8 {
+		all.Go(func() {
+			for {
+				select {
+				case <-over:
+					return
+				default:
+					g.begin(protocol.LoadShedding, wait)
+				}
+			}
+		})
+	}
+	for range 500 {
+		if g.beginDrain(wait); g.load().State != protocol.LoadDraining {
+			t.Errorf("it is %s", g.load().State)
+			break
+		}
+		g.end(protocol.LoadDraining, func() { g.loads.state = "" })
+	}
+	close(over)
+	all.Wait()
+	g.stopLoads()
 }
