@@ -77,6 +77,8 @@ type API struct {
 	// Any goroutine.
 	keys      atomic.Pointer[[]*key]
 	underWay  atomic.Int64
+	answering atomic.Int64 // calls that are not answered to the end; traces are not among them
+	ending    atomic.Bool  // no call is begun any more
 	tracing   atomic.Int64 // traces that are told
 	wrongKeys atomic.Uint64
 	calls     calls
@@ -95,6 +97,9 @@ func New(cfg Config) (*API, error) {
 // ServeHTTP answers one call. It must be given the path as it came: a mux that cleans it would make another of a user called "..".
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
+	unanswered := int64(1)
+	a.answering.Add(unanswered) // before it is looked whether the gateway is about to end
+	defer func() { a.answering.Add(-unanswered) }()
 	problem.Guard(w.Header())
 	if r.Body != http.NoBody {
 		// The listener itself has no such deadline, because profiles take long. Without one a body that never comes would hold the connection for ever,
@@ -108,6 +113,8 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	x, inLines := answer.(lined)
 	if inLines {
+		unanswered = 0
+		a.answering.Add(-1)
 		status = x.tell(w, r)
 	}
 	a.calls.count(c.operation, status)
@@ -116,6 +123,18 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.write(w, status, answer)
 	}
 }
+
+// Finish has no further call begin, and waits until those under way are answered, or ctx ends: who makes one while gateways are restarted
+// should not have to guess what became of it. Traces are not waited for.
+func (a *API) Finish(ctx context.Context) {
+	a.ending.Store(true)
+	for a.answering.Load() > 0 && ctx.Err() == nil {
+		pause(ctx, finishLook)
+	}
+}
+
+// finishLook is how often it is looked whether all is done.
+const finishLook = 10 * time.Millisecond
 
 // noOperation is the label of calls that never came to one.
 const noOperation = "none"
@@ -138,6 +157,10 @@ func (c *call) serve(w http.ResponseWriter, r *http.Request) (int, any) {
 
 func (c *call) run(w http.ResponseWriter, r *http.Request) (any, *Problem) {
 	a := c.api
+	if a.ending.Load() {
+		w.Header().Set("Connection", "close")
+		return nil, refuse(CodeOverloaded, "the gateway is about to end: ask another one").after(awhile)
+	}
 	if a.underWay.Add(1) > a.cfg.MostCalls {
 		a.underWay.Add(-1)
 		return nil, refuse(CodeOverloaded, "too many calls are under way").after(awhile)

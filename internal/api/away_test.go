@@ -5,12 +5,14 @@ package api
 import (
 	"context"
 	"fmt"
+	"net/http/httptest"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"chatgate/internal/gatewaytest"
+	"chatgate/internal/keyspace"
 	"chatgate/internal/protocol"
 	"chatgate/internal/router"
 )
@@ -82,6 +84,36 @@ func TestADisconnectNamesOnlyGatewaysThatThereAre(t *testing.T) {
 	}
 }
 
+// Redis was emptied, and one gateway has told it again whom it holds. Whether that is all of bob's connections only the others know, so nobody is given a part
+// for the whole; that he is online is certain.
+func TestAListOfConnectionsIsCompleteOrNotGiven(t *testing.T) {
+	eachKind(t, func(t *testing.T, r *gatewaytest.Redis) {
+		n := start(t, r)
+		n.hold(t, "bob", "c-1")
+		connections := func(status int) *httptest.ResponseRecorder {
+			t.Helper()
+			return n.call(t, status, "GET", "/users/bob/connections", "")
+		}
+		if x := into[ConnectionsAnswer](t, connections(200)); len(x.Connections) != 1 {
+			t.Errorf("%+v", x)
+		}
+		quiet := func(until time.Time) {
+			t.Helper()
+			line := keyspace.Line(keyspace.Layout{}.GroupOf(protocol.UserAddress("bob")))
+			if err := n.client.HSet(t.Context(), line, "quiet", until.UnixMilli()).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		quiet(time.Now().Add(time.Hour))
+		wantCode(t, connections(503), CodeUnavailable)
+		if x := into[PresenceAnswer](t, n.call(t, 200, "POST", "/presence", `{"users":["bob"]}`)); x.Users["bob"].State != protocol.StateOnline {
+			t.Errorf("%+v", x)
+		}
+		quiet(time.Now())
+		eventually(t, "the list is given again", func() bool { return ask(n, "GET", Base+"/users/bob/connections", "", "").Code == 200 })
+	})
+}
+
 // A message for everyone was published, and the answer of Redis is lost: it may have been heard, so nobody is told that nothing was done. When Redis does not
 // even say who lives, it was not published.
 func TestWhetherEveryoneWasToldMayBeUnknown(t *testing.T) {
@@ -121,6 +153,21 @@ func TestWhoIsAskedUntilTheTimeIsOverIsNamed(t *testing.T) {
 			t.Errorf("missing are %s, want %s", got, want)
 		}
 	})
+}
+
+// A gateway that is about to end begins no further call, and says that nothing was done. It does not wait for what nobody asks of it.
+func TestAGatewayThatIsAboutToEndBeginsNoCall(t *testing.T) {
+	n := start(t, gatewaytest.Shared(t, gatewaytest.Embedded))
+	n.call(t, 200, "GET", "/stats", "")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if n.Finish(ctx); ctx.Err() != nil {
+		t.Error("it waits for calls that are over")
+	}
+	x := n.call(t, 503, "POST", "/messages", `{"to":["bob"],"content":1}`)
+	if wantCode(t, x, CodeOverloaded); x.Header().Get("Connection") != "close" {
+		t.Errorf("%v", x.Header())
+	}
 }
 
 // So many traces are told that the next one is refused, and another one makes no sense. Each is counted as what it was told.

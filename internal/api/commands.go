@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -71,6 +72,7 @@ type Commands struct {
 
 	// Any goroutine.
 	hands  chan struct{} // holds one for each command in hand
+	busy   atomic.Int64  // commands in hand, and one more while new ones are taken
 	counts commandCounts
 }
 
@@ -97,6 +99,7 @@ func (c *Commands) Run(ctx context.Context) error {
 		}
 		wait := commandsPoll
 		var got []*command
+		c.busy.Add(1)
 		if c.cfg.Resting == nil || !c.cfg.Resting() {
 			var err error
 			if got, err = c.next(ctx, free); err != nil && ctx.Err() == nil {
@@ -108,9 +111,11 @@ func (c *Commands) Run(ctx context.Context) error {
 		for range free - len(got) {
 			<-c.hands
 		}
+		c.busy.Add(int64(len(got)) - 1)
 		for _, x := range got {
 			working.Go(func() {
 				defer func() { <-c.hands }()
+				defer c.busy.Add(-1)
 				c.handle(ctx, x)
 			})
 		}
@@ -119,6 +124,14 @@ func (c *Commands) Run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// Finish waits until the commands in hand are done, or ctx ends. The gateway must be resting, or there are always more. What is not done
+// by then is taken over by another gateway in its time.
+func (c *Commands) Finish(ctx context.Context) {
+	for c.busy.Load() > 0 && ctx.Err() == nil {
+		pause(ctx, finishLook)
+	}
 }
 
 // reach waits for a free hand, and returns how many are free, all of them held from then on.

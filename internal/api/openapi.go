@@ -41,7 +41,7 @@ var Document = sync.OnceValue(func() []byte {
 		"openapi": "3.1.0",
 		"info": object{
 			"title": "Chatgate server API", "version": "1.0.0", "summary": "What a backend asks and orders.",
-			"description": "On the internal listener of every gateway; each speaks for the whole cluster.",
+			"description": "On the internal listener of every gateway; each speaks for the whole cluster. The length of a text is that of its UTF-8, in bytes; ids hold no control characters.",
 			"license":     object{"name": "Apache License 2.0", "identifier": "Apache-2.0"},
 			"contact":     object{"name": "The operator of this gateway"},
 		},
@@ -129,9 +129,13 @@ func (d *documenter) operation(o *operation) object {
 		out["parameters"] = parameters
 	}
 	if o.takesBody() {
+		description := "One JSON object; unknown fields are refused."
+		if !o.needsBody() {
+			description += " Without a body all are absent."
+		}
 		out["requestBody"] = object{
-			"required":    true,
-			"description": "One JSON object; unknown fields are refused.",
+			"required":    o.needsBody(),
+			"description": description,
 			"content":     object{"application/json": object{"schema": d.schema(o.request.typ)}},
 		}
 	}

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -67,14 +68,14 @@ var operations = []*operation{
 	traceMessages,
 }
 
-// takesBody reports whether a request has one.
+// takesBody reports whether a request may have one.
 func (o *operation) takesBody() bool {
-	for i := range o.request.fields {
-		if o.request.fields[i].in == inBody {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(o.request.fields, func(f field) bool { return f.in == inBody })
+}
+
+// needsBody reports whether something must be in it. All that a call has there may be absent: then the body may be, too.
+func (o *operation) needsBody() bool {
+	return slices.ContainsFunc(o.request.fields, func(f field) bool { return f.in == inBody && f.required })
 }
 
 // find looks a path up, as its segments came: still encoded. values are those of the path's parameters, decoded. Where the path is known and

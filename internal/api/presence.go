@@ -25,7 +25,7 @@ type PresenceAnswer struct {
 type UserPresence struct {
 	State    protocol.PresenceState `json:"state" doc:"online, offline, or unknown: Redis was away, may have forgotten the user, and is told again within seconds." example:"online"`
 	Version  string                 `json:"version,omitempty" doc:"Changes with every change of the state; absent while one is under way."`
-	Devices  int                    `json:"devices,omitempty" doc:"Connections that count."`
+	Devices  int                    `json:"devices,omitempty" doc:"Connections that count; while Redis is told again what it forgot there may be more."`
 	LastSeen int64                  `json:"lastSeen,omitempty" doc:"When the user went offline, ms since 1970."`
 }
 
@@ -121,7 +121,7 @@ func (a *API) getUserConnections(ctx context.Context, q *UserRequest) (*Connecti
 	if err != nil {
 		return nil, err
 	}
-	if found[0].Unsure {
+	if found[0].Partial {
 		return nil, presence.ErrUnsure
 	}
 	answer := &ConnectionsAnswer{User: q.User, Connections: []Connection{}, Missing: a.missing()}

@@ -59,7 +59,7 @@ var Codes = []CodeInfo{
 	{CodeUnsupportedMedia, 415, "Unsupported media type", false, "The body must be `application/json`, and not compressed."},
 	{CodeLimited, 429, "Too many requests", true, "This key may call again after `retryAfterMs`."},
 	{CodeInternal, 500, "Internal error", true, "A mistake of the gateway."},
-	{CodeOverloaded, 503, "Overloaded", true, "The gateway has too much to do; nothing was done. Again after `retryAfterMs`."},
+	{CodeOverloaded, 503, "Overloaded", true, "The gateway has too much to do, or is about to end; nothing was done. Again after `retryAfterMs`."},
 	{CodeUnavailable, 503, "Unavailable", true, "Redis does not answer, or is still being told what it forgot; certainly nothing was done. Again after `retryAfterMs`."},
 	{CodeUnknown, 504, "Outcome unknown", true, "Whether it was done is not known: repeat with the same idempotency key."},
 }

@@ -39,6 +39,9 @@ func (a *API) read(o *operation, w http.ResponseWriter, r *http.Request, path []
 		}
 		return request.Interface(), nil
 	}
+	if r.ContentLength == 0 && r.Header.Get("Content-Type") == "" && !o.needsBody() {
+		return request.Interface(), o.request.missing(v, inBody, nil) // nothing is said, and nothing must be
+	}
 	data, p := a.readBody(w, r)
 	if p == nil {
 		p = o.request.readBody(v, data)

@@ -73,6 +73,7 @@ func TestBadRequestsAreRefusedByName(t *testing.T) {
 		detail             string
 	}{
 		"empty body":             {"POST", "/messages", "", CodeBadRequest, "body: empty"},
+		"a body that got lost":   {"POST", "/users/u/disconnect", "", CodeBadRequest, "body: empty"},
 		"blank body":             {"POST", "/messages", "  ", CodeBadRequest, "body: unexpected end"},
 		"null":                   {"POST", "/messages", "null", CodeBadRequest, "body: must be an object"},
 		"array":                  {"POST", "/messages", "[]", CodeBadRequest, "body: must be an object"},
@@ -157,6 +158,17 @@ func TestBadRequestsAreRefusedByName(t *testing.T) {
 				t.Errorf("it took %v", took)
 			}
 		})
+	}
+}
+
+// Nothing must be said of how bob is closed, so no body must be sent to say it. Where something must, that is asked for.
+func TestACallThatMayBeMadeWithAnEmptyBodyMayBeMadeWithoutOne(t *testing.T) {
+	n := start(t, gatewaytest.Shared(t, gatewaytest.Embedded))
+	if x := into[DisconnectAnswer](t, n.call(t, 200, "POST", "/users/bob/disconnect", "")); x.User != "bob" {
+		t.Errorf("%+v", x)
+	}
+	for _, path := range []string{"/messages", "/presence", "/users/bob/join"} {
+		wantCode(t, n.call(t, 415, "POST", path, ""), CodeUnsupportedMedia)
 	}
 }
 

@@ -42,7 +42,7 @@ type TraceLine struct {
 	Count       uint64             `json:"count,omitempty" doc:"Of lost: how many lines, at least."`
 
 	Missing []protocol.GatewayID                        `json:"missing,omitempty" doc:"Of end: gateways that did not tell, or not to the end."`
-	Reasons map[protocol.GatewayID]router.MissingReason `json:"reasons,omitempty" doc:"Of end: why not."`
+	Reasons map[protocol.GatewayID]router.MissingReason `json:"reasons,omitempty" doc:"Of end: why not, as with other calls; refused: it carries out as many traces as it does at a time."`
 }
 
 const (

@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"context"
 	"net/http"
 	"strings"
+	"time"
 
 	"chatgate/internal/api"
 	"chatgate/internal/protocol"
@@ -30,6 +32,18 @@ func (g *Gateway) newAPI() (err error) {
 		Takeover: g.cfg.API.Takeover, Timeout: g.cfg.Redis.Timeout, Resting: g.draining.Load,
 	})
 	return nil
+}
+
+// finishCalls waits for the calls and the commands that this gateway has in hand, for as long as one may take, and leaves time to leave.
+func (g *Gateway) finishCalls(ctx context.Context) {
+	within := g.cfg.API.Deadline + time.Second
+	if end, ok := ctx.Deadline(); ok {
+		within = min(within, time.Until(end)/2)
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	g.api.Finish(ctx)
+	g.commands.Finish(ctx)
 }
 
 // withAPI answers what is below /api/ itself. It stands before the mux, which would clean a path: there may be a user called "..".

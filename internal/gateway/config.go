@@ -43,7 +43,7 @@ type Config struct {
 	History   HistoryConfig   `embed:"" prefix:"history." group:"History (the same on every gateway)"`
 	Events    EventsConfig    `embed:"" prefix:"events." group:"Events (the same on every gateway)"`
 	Hooks     HooksConfig     `embed:"" prefix:"hooks." group:"Hooks that decide (the same on every gateway)"`
-	API       APIConfig       `embed:"" prefix:"api." group:"Server API"`
+	API       APIConfig       `embed:"" prefix:"api." group:"Server API (the same on every gateway)"`
 	Drain     DrainConfig     `embed:"" prefix:"drain." group:"Drain on SIGTERM"`
 	Log       LogConfig       `embed:"" prefix:"log." group:"Log"`
 }

@@ -307,6 +307,7 @@ func (g *Gateway) drain() error {
 	}()
 	select {
 	case <-done:
+		g.finishCalls(ctx)
 		err = errors.Join(err, g.leave(ctx))
 	case <-ctx.Done():
 		err = errors.Join(err, ctx.Err())

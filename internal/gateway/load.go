@@ -21,8 +21,13 @@ type loads struct {
 	mu       sync.Mutex
 	state    protocol.LoadState // guarded by mu; empty: serving
 	shedding int                // guarded by mu; how many are still to be closed
-	stop     context.CancelFunc // guarded by mu; of what goes on; nil: nothing
-	running  sync.WaitGroup     // what goes on, begun under mu
+	last     *doing             // guarded by mu; what goes on, or went on last; nil: nothing yet
+}
+
+// doing is one drain, or one shed. Whoever ends it knows it by this from the next one, which may have begun before he looks.
+type doing struct {
+	stop context.CancelFunc
+	over chan struct{} // closed when it has come to its end
 }
 
 // load is what an asker is told.
@@ -50,12 +55,16 @@ func (g *Gateway) begin(state protocol.LoadState, do func(context.Context)) bool
 	if x.state != "" {
 		return false
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	x.state, x.stop = state, cancel
+	ctx, stop := context.WithCancel(context.Background())
+	d := &doing{stop: stop, over: make(chan struct{})}
+	x.state, x.last = state, d
 	if state == protocol.LoadDraining {
 		g.draining.Store(true)
 	}
-	x.running.Go(func() { do(ctx) })
+	go func() {
+		defer close(d.over)
+		do(ctx)
+	}()
 	return true
 }
 
@@ -64,7 +73,7 @@ func (g *Gateway) begin(state protocol.LoadState, do func(context.Context)) bool
 func (g *Gateway) end(what protocol.LoadState, then func()) {
 	x := &g.loads
 	x.mu.Lock()
-	stop := x.stop
+	d := x.last
 	if what != "" && x.state != what {
 		x.mu.Unlock()
 		return
@@ -74,15 +83,22 @@ func (g *Gateway) end(what protocol.LoadState, then func()) {
 		x.state = what // nothing begins any more
 	}
 	x.mu.Unlock()
-	if stop != nil {
-		stop()
+	if d != nil {
+		d.stop()
+		<-d.over
 	}
-	x.running.Wait()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.state == what {
-		x.shedding, x.stop = 0, nil
+	if x.state == what && x.last == d {
+		x.shedding = 0
 		then()
+	}
+}
+
+// beginDrain starts a drain, unless one goes on. A shed is ended for it, and the next one too where another order was quicker.
+func (g *Gateway) beginDrain(do func(context.Context)) {
+	for !g.begin(protocol.LoadDraining, do) && g.load().State == protocol.LoadShedding {
+		g.end(protocol.LoadShedding, func() { g.loads.state = "" })
 	}
 }
 
@@ -95,8 +111,7 @@ func (g *Gateway) stopLoads() { g.end("", func() {}) }
 // stops or takes clients again is the operator's to say. A service manager would
 // start one that ended anew.
 func (g *Gateway) drainOnCommand() {
-	g.end(protocol.LoadShedding, func() { g.loads.state = "" })
-	g.begin(protocol.LoadDraining, func(ctx context.Context) {
+	g.beginDrain(func(ctx context.Context) {
 		g.log.Info("draining on command", "connections", g.manager.Count())
 		if g.manager.Count() > 0 {
 			pause(ctx, g.cfg.Drain.Delay)
@@ -155,7 +170,7 @@ func (g *Gateway) shed(keep, rate int) {
 		g.loads.mu.Lock()
 		defer g.loads.mu.Unlock()
 		if g.loads.state == protocol.LoadShedding {
-			g.loads.state, g.loads.shedding, g.loads.stop = "", 0, nil
+			g.loads.state, g.loads.shedding = "", 0
 		}
 	})
 	if began {

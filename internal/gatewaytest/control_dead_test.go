@@ -141,3 +141,47 @@ func TestAnOrderThatRedisHasIsUnknownAndNotUndone(t *testing.T) {
 		t.Errorf("%v, %v", ended, err)
 	}
 }
+
+// Two gateways are told to end while they wait for one that stands still: the first for a backend that called it, the other for a command. Nobody is with them,
+// so they could end at once; whoever has begun something with them hears what came of it all the same.
+func TestAGatewayThatEndsAnswersForWhatItHasInHand(t *testing.T) {
+	t.Parallel()
+	r := StartRedis(t)
+	called, taking := StartGateway(t, r, Options{Name: "called"}), StartGateway(t, r, Options{Name: "taking", Flags: []string{"--api.commands=control"}})
+	still := StartGateway(t, r, Options{Name: "still"})
+	bob, carol := Connect(t, still.WS(), "bob").ConnID(), Connect(t, still.WS(), "carol").ConnID()
+	still.Pause()
+	type answered struct {
+		Answered
+		err error
+	}
+	answer := make(chan answered, 1)
+	go func() {
+		x, err := called.callOnce("POST", "/connections/"+bob+"/disconnect", "")
+		answer <- answered{x, err}
+	}()
+	// On a very busy machine both may be over before anybody has seen them: then nothing is proven, and nothing is wrong.
+	wantWithin(t, 4*Deadline, func() bool {
+		n, err := called.metric("gateway_api_calls_under_way")
+		return err == nil && n == 1 || len(answer) == 1
+	})
+	called.Term()
+	command := r.command(t, "op", "disconnectConnection", "reply", "r", "body", `{"id":"`+carol+`"}`)
+	wantWithin(t, 4*Deadline, func() bool {
+		n, err := r.inHand("")
+		replies, err2 := r.commandReplies("r")
+		return err == nil && n == 1 || err2 == nil && len(replies) == 1
+	})
+	taking.Term()
+	if x := <-answer; x.err != nil || x.Status != 207 {
+		t.Errorf("the call was answered %v, %v", x.Answered, x.err)
+	}
+	for _, g := range []*Gateway{called, taking} {
+		if code, err := g.ExitCode(4 * Deadline); err != nil || code != 0 {
+			t.Errorf("%s ended with %d, %v", g.Name, code, err)
+		}
+	}
+	if replies, err := r.commandReplies("r"); err != nil || len(replies[command]) != 1 || replies[command][0].Status != 207 {
+		t.Errorf("the command was answered %+v, %v", replies, err)
+	}
+}

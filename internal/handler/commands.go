@@ -72,7 +72,7 @@ func (h *Handler) details(ctx context.Context, id protocol.ConnID) protocol.Conn
 	}
 	var rooms []protocol.RoomID
 	var watches int
-	switch inTurn(ctx, c, func(s *session) {
+	switch h.inTurn(ctx, c, func(s *session) {
 		rooms, watches = slices.Sorted(maps.Keys(s.rooms)), len(s.watches)
 	}) {
 	case turnDone:
@@ -88,20 +88,28 @@ func (h *Handler) details(ctx context.Context, id protocol.ConnID) protocol.Conn
 // place puts a user's connections here, or one of them, into rooms, or out.
 func (h *Handler) place(ctx context.Context, q *protocol.RoomsQuestion, do func(*session, []protocol.RoomID) []protocol.RoomOutcome) protocol.RoomsOutcome {
 	out := protocol.RoomsOutcome{Connections: []protocol.RoomsOfConnection{}}
-	var conns []*connection.Connection
+	conns := h.arriving.of(q.User) // first: one that has arrived in between is found by its user then
 	for _, c := range h.manager.ByUser(q.User) {
-		if q.Conn == "" || c.ID() == q.Conn {
+		if !slices.Contains(conns, c) {
 			conns = append(conns, c)
-			out.Connections = append(out.Connections, protocol.RoomsOfConnection{Conn: c.ID()})
 		}
+	}
+	if q.Conn != "" {
+		conns = slices.DeleteFunc(conns, func(c *connection.Connection) bool { return c.ID() != q.Conn })
+	}
+	for _, c := range conns {
+		out.Connections = append(out.Connections, protocol.RoomsOfConnection{Conn: c.ID()})
 	}
 	// Beside each other: one that is busy with its client holds up no other, and Redis hears of all of them in one call.
 	var all sync.WaitGroup
 	for i, c := range conns {
 		all.Go(func() {
 			var outcomes []protocol.RoomOutcome
-			switch inTurn(ctx, c, func(s *session) { outcomes = do(s, q.Rooms) }) {
+			switch h.inTurn(ctx, c, func(s *session) { outcomes = do(s, q.Rooms) }) {
 			case turnGone:
+				if c.User() == "" {
+					return // it did not become a connection of the user
+				}
 				outcomes = slices.Repeat([]protocol.RoomOutcome{protocol.RoomGone}, len(q.Rooms))
 			case turnLate:
 				outcomes = slices.Repeat([]protocol.RoomOutcome{protocol.RoomBusy}, len(q.Rooms))
@@ -110,6 +118,7 @@ func (h *Handler) place(ctx context.Context, q *protocol.RoomsQuestion, do func(
 		})
 	}
 	all.Wait()
+	out.Connections = slices.DeleteFunc(out.Connections, func(c protocol.RoomsOfConnection) bool { return c.Outcomes == nil })
 	return out
 }
 
@@ -123,8 +132,11 @@ const (
 )
 
 // inTurn has f done with a connection's session while nothing else touches it, and
-// waits for it until ctx ends. What has begun by then is waited for.
-func inTurn(ctx context.Context, c *connection.Connection, f func(*session)) turn {
+// waits for it until ctx ends, and for the end of its register before. What has begun by then is waited for.
+func (h *Handler) inTurn(ctx context.Context, c *connection.Connection, f func(*session)) turn {
+	if !h.arriving.await(ctx, c) {
+		return turnLate
+	}
 	s := sessionOf(c)
 	if s == nil {
 		return turnGone

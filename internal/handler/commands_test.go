@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"chatgate/internal/connection"
 	"chatgate/internal/gatewaytest"
 	"chatgate/internal/protocol"
 	"chatgate/internal/router"
@@ -352,5 +353,56 @@ func TestTurnsExcludeEachOther(t *testing.T) {
 	turns.give()
 	if turns.do(func() { t.Error("done after the end") }) {
 		t.Error("taken after the end")
+	}
+}
+
+// The registry has alice's connection, and a backend heard of it, before her gateway is through with her register. Nobody leaves it out for that: it is
+// waited for as long as there is time, and then called busy, so that he who asks asks again. One whose register comes to nothing is not hers.
+func TestWhatIsAskedOfAConnectionWaitsForItsRegister(t *testing.T) {
+	late, over := context.WithCancel(context.Background())
+	over()
+	for name, c := range map[string]struct {
+		wait           time.Duration // of the register for Redis
+		comesToNothing bool
+		want           func(id protocol.ConnID) string
+	}{
+		"registered": {patience, false, func(id protocol.ConnID) string { return fmt.Sprintf("[{%s [joined]}]", id) }},
+		"refused":    {time.Second, true, func(protocol.ConnID) string { return "[]" }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := embedded(t, func(s *settings) { s.handler.RegisterWait = c.wait })
+			place := func(ctx context.Context) string {
+				q := protocol.RoomsQuestion{User: "alice", Rooms: []protocol.RoomID{"lobby"}}
+				return fmt.Sprint(g.handler.place(ctx, &q, (*session).putIn).Connections)
+			}
+			release := g.general.hold("alice")
+			defer release()
+			alice := g.open()
+			alice.say(`{"type":"register","userId":"alice"}`)
+			eventually(t, "the register is with redis", g.general.holds)
+			var conn *connection.Connection
+			g.manager.ForEach(func(c *connection.Connection) bool { conn = c; return true })
+			if got, want := place(late), fmt.Sprintf("[{%s [busy]}]", conn.ID()); got != want {
+				t.Errorf("without time to wait it is %s, want %s", got, want)
+			}
+			if o := g.handler.setMeta(late, &protocol.MetaQuestion{Conn: conn.ID(), Patch: `{"a":1}`}); o.Result != protocol.MetaBusy {
+				t.Errorf("without time to wait its meta is %+v", o)
+			}
+			rooms, meta := make(chan string, 1), make(chan protocol.MetaOutcome, 1)
+			go func() { rooms <- place(context.Background()) }()
+			go func() {
+				meta <- g.handler.setMeta(context.Background(), &protocol.MetaQuestion{Conn: conn.ID(), Patch: `{"a":1}`})
+			}()
+			if c.comesToNothing {
+				alice.next("error") // it has waited for Redis for as long as it does
+			}
+			release()
+			if got, want := <-rooms, c.want(conn.ID()); got != want {
+				t.Errorf("its rooms are %s, want %s", got, want)
+			}
+			if o := <-meta; (o.Result == protocol.MetaSet) == c.comesToNothing {
+				t.Errorf("its meta is %+v", o)
+			}
+		})
 	}
 }

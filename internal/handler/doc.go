@@ -12,6 +12,6 @@
 // counts them and Wait joins them. Answers to messages come from the router's
 // goroutines.
 //
-// Locks: those of admission and of the tables of buckets, all leaves. A session has none: its fields
+// Locks: those of admission, of the tables of buckets and of who registers, all leaves. A session has none: its fields
 // belong to its reader.
 package handler

@@ -84,6 +84,7 @@ type Handler struct {
 
 	// Any goroutine.
 	limits    atomic.Pointer[Limits]
+	arriving  registering
 	newcomers atomic.Pointer[bucketTable[protocol.UserID]] // the addresses that users were the first to; nil: no limit
 	sessions  sync.WaitGroup
 	counts    counts

@@ -47,13 +47,14 @@ func (h *Handler) setMeta(ctx context.Context, q *protocol.MetaQuestion) protoco
 	if c == nil {
 		return protocol.MetaOutcome{Result: protocol.MetaGone}
 	}
+	h.arriving.await(ctx, c)
 	if _, ended := c.Cause(); !ended && sessionOf(c) == nil {
-		return protocol.MetaOutcome{Result: protocol.MetaBusy} // its event was quicker than the end of its register
+		return protocol.MetaOutcome{Result: protocol.MetaBusy} // the registry has it, and its register is not over, or has to be made again
 	}
 	var meta string
 	var err error
 	var told <-chan error
-	switch inTurn(ctx, c, func(s *session) {
+	switch h.inTurn(ctx, c, func(s *session) {
 		if meta, err = protocol.MergeMeta(s.entry.MetaNow(), []byte(q.Patch)); err == nil {
 			told = h.registry.SetMeta(s.entry, meta)
 			s.identify()

@@ -52,6 +52,8 @@ func (s *session) register(f *protocol.Frame) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), h.cfg.RegisterWait)
 	defer cancel()
+	h.arriving.begin(s.conn, user)
+	defer h.arriving.end(s.conn)
 	reg, err := h.registry.Register(ctx, s.entry)
 	var no *presence.Refusal
 	switch {
@@ -83,6 +85,7 @@ func (s *session) register(f *protocol.Frame) {
 	}))
 	s.identify()
 	h.manager.Identify(s.conn)
+	h.arriving.end(s.conn) // what is asked of it comes after this frame
 	h.router.TraceConnection(protocol.TraceRegistered, s.entry.User, s.conn.ID(), "", "")
 	s.endIfRevoked()
 	var frames [][]byte

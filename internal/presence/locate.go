@@ -43,9 +43,11 @@ type Whereabouts struct {
 	// State is what those who watch the user are told: it waits until the grace is
 	// over, and until a killed gateway is reaped.
 	State protocol.UserState
-	// Unsure says that nobody was found, by a Redis that was away or tells another
-	// history, and may have forgotten who is there: until the quiet time is over the
+	// Partial says that Redis was away or tells another history, and may have forgotten
+	// connections beside those that were found: until the quiet time is over the
 	// gateways tell it again.
+	Partial bool
+	// Unsure says that nobody was found, and that it is Partial.
 	Unsure bool
 }
 
@@ -114,7 +116,8 @@ func (r *Registry) whereabouts(u protocol.UserID, conns map[string]string, state
 	var line string
 	w.State, line = parseState(u, state)
 	offline := w.State.State == protocol.StateOffline && v != nil && line == v.line
-	w.Unsure = len(w.Locations) == 0 && !offline && forgetful
+	w.Partial = forgetful && (len(w.Locations) > 0 || !offline)
+	w.Unsure = w.Partial && len(w.Locations) == 0
 	if (w.State.State == protocol.StateOnline) == (len(w.Locations) > 0) {
 		w.Version = w.State.Version()
 		w.LastSeen = w.State.LastSeen()

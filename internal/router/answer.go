@@ -47,7 +47,7 @@ type Asked struct {
 // take keeps a question for the workers; false: it was dropped.
 func (x *questions) take(q protocol.Question) bool {
 	if q.Verb == protocol.VerbCallOff {
-		x.router.traces.callOff(q.Asker, q.ID)
+		x.router.traces.callOff(traceID{q.Asker, q.ID})
 		return true
 	}
 	return x.queue.take(queued{q, time.Now()})

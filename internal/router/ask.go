@@ -180,7 +180,7 @@ func (p *poll) callOff(ctx context.Context) {
 	var parcels []*parcel
 	for gw := range p.open {
 		if gw == r.cfg.Gateway {
-			r.traces.callOff(gw, p.id)
+			r.traces.callOff(traceID{gw, p.id})
 		} else {
 			parcels = append(parcels, &parcel{group: r.controlGroup(gw), gateway: gw, payload: envelope})
 		}

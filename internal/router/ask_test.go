@@ -4,6 +4,8 @@ package router
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -307,5 +309,63 @@ func TestWhoWaitsForAnAnswerHoldsUpNobody(t *testing.T) {
 		if d := <-early; d < answerMargin {
 			t.Errorf("an answer had a way of %v", d)
 		}
+	}
+}
+
+// All who work on questions are busy when a trace is asked for, and its caller leaves before one of them has come to it. Nobody would listen: it does not begin.
+func TestATraceThatIsCalledOffBeforeItBeginsDoesNotBegin(t *testing.T) {
+	busy := make(chan struct{}, questionWorkers)
+	leave := make(chan struct{})
+	net := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded))
+	a := net.gateway("a")
+	b := net.gateway("b", func(s *settings) {
+		s.router.OnQuestion = func(ctx context.Context, x *Asked) bool {
+			busy <- struct{}{}
+			<-leave
+			_ = x.Answer(ctx, protocol.AnswerDone, nil)
+			return true
+		}
+	})
+	var all sync.WaitGroup
+	for range questionWorkers {
+		all.Go(func() { _, _ = a.router.Ask(context.Background(), patient(Question{Verb: "load", To: gatewayIDs(b)})) })
+	}
+	for range questionWorkers {
+		<-busy
+	}
+	wait := func(pending, workers int) {
+		t.Helper()
+		x := b.router.questions
+		if err := gatewaytest.Poll(patience, func() error {
+			x.mu.Lock()
+			defer x.mu.Unlock()
+			if len(x.pending) != pending || x.working != workers {
+				return fmt.Errorf("%d questions wait for %d workers, want %d for %d", len(x.pending), x.working, pending, workers)
+			}
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+	trace, err := json.Marshal(protocol.TraceQuestion{User: "bob", Ms: patience.Milliseconds()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, gone := context.WithCancel(context.Background())
+	all.Go(func() {
+		wait(1, questionWorkers)
+		gone()
+	})
+	if _, err := a.router.Ask(ctx, patient(Question{Verb: protocol.VerbTrace, Body: trace, To: gatewayIDs(b)})); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	// What is asked on the same channel comes after the word that nobody waits.
+	all.Go(func() { _, _ = a.router.Ask(context.Background(), patient(Question{Verb: "load", To: gatewayIDs(b)})) })
+	wait(2, questionWorkers)
+	close(leave)
+	all.Wait()
+	wait(0, 0)
+	if traced := b.router.traces.active.Load(); traced != nil {
+		t.Errorf("%d traces go on", len(*traced))
 	}
 }

@@ -20,19 +20,27 @@ type traces struct {
 	active atomic.Pointer[[]*trace] // nil: nobody traces
 
 	mu sync.Mutex // held by whoever replaces active
+	// calledOff are the last questions that nobody waits for any more and that were
+	// not active then. guarded by mu
+	calledOff []traceID
+}
+
+// traceID says which question a trace answers.
+type traceID struct {
+	asker    protocol.GatewayID
+	question uint64
 }
 
 // trace is one of them.
 type trace struct {
 	// Immutable.
+	traceID
 	user       protocol.UserID  // whose messages and connections; empty: it is about one id
 	address    protocol.Address // of the user
 	quotedUser string           // as in a frame
 	id         string
 	quotedID   string
 	events     chan protocol.TraceEvent // never closed
-	asker      protocol.GatewayID       // who has asked for it
-	question   uint64                   // and by which question
 	over       func()                   // ends it
 	// Any goroutine.
 	lost atomic.Uint64
@@ -50,7 +58,7 @@ const (
 	traceEvery = 100 * time.Millisecond
 )
 
-// add begins a trace; false: too many go on.
+// add begins a trace; false: too many go on, or nobody waits for it any more.
 func (x *traces) add(t *trace) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -58,7 +66,7 @@ func (x *traces) add(t *trace) bool {
 	if p := x.active.Load(); p != nil {
 		all = *p
 	}
-	if len(all) == tracesAtOnce {
+	if len(all) == tracesAtOnce || slices.Contains(x.calledOff, t.traceID) {
 		return false
 	}
 	all = append(slices.Clone(all), t)
@@ -77,16 +85,20 @@ func (x *traces) remove(t *trace) {
 	x.active.Store(&all)
 }
 
-// callOff ends the trace that was asked for by a question.
-func (x *traces) callOff(asker protocol.GatewayID, question uint64) {
-	p := x.active.Load()
-	if p == nil {
-		return
-	}
-	for _, t := range *p {
-		if t.asker == asker && t.question == question {
-			t.over()
+// callOff ends the trace that was asked for by a question, also one that waits for a worker yet.
+func (x *traces) callOff(id traceID) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if p := x.active.Load(); p != nil {
+		for _, t := range *p {
+			if t.traceID == id {
+				t.over()
+				return
+			}
 		}
+	}
+	if x.calledOff = append(x.calledOff, id); len(x.calledOff) > questionsWait {
+		x.calledOff = x.calledOff[1:]
 	}
 }
 
@@ -176,7 +188,7 @@ func (r *Router) answerTrace(a *Asked) {
 		return
 	}
 	ctx, over := context.WithCancel(r.ctx)
-	t := &trace{user: q.User, id: string(q.ID), events: make(chan protocol.TraceEvent, traceQueue), asker: a.Asker, question: a.ID, over: over}
+	t := &trace{user: q.User, id: string(q.ID), events: make(chan protocol.TraceEvent, traceQueue), traceID: traceID{a.Asker, a.ID}, over: over}
 	if q.User != "" {
 		t.address, t.quotedUser = protocol.UserAddress(q.User), protocol.Quoted(string(q.User))
 	} else {
