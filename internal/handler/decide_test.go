@@ -174,6 +174,9 @@ func TestTheBackendKnowsWhoRegisters(t *testing.T) {
 	if string(identity.Meta) != `{"contestId":"42"}` {
 		t.Errorf("meta %s", identity.Meta)
 	}
+	if d := g.details(g.manager.ByUser("alice")[0].ID()); d.ExpiresAt != 0 {
+		t.Errorf("nobody said until when, and it ends at %d", d.ExpiresAt)
+	}
 	q := b.questions()[0]
 	if q.Question != hook.AskRegister || q.User != "" || q.Device != "phone" || string(q.Meta) != `{"mine":1}` || q.Address != "127.0.0.1" ||
 		q.Headers["x-contest"] != "42" || len(q.Headers) != 2 || q.Conn == "" || q.Gateway != g.id {
