@@ -194,6 +194,20 @@ func TestTheBackendKnowsWhoRegisters(t *testing.T) {
 	liar.wantRefusal(protocol.CodeForbidden, "userId")
 }
 
+// Whom a client meant to reach tells a backend of several sites which of them it is. Go keeps that header apart from the others.
+func TestTheBackendIsToldTheHost(t *testing.T) {
+	b := newBackend(t, func(hook.Inquiry) string { return `{"allow":true,"userId":"alice"}` })
+	g := embedded(t, b.decides(false, hook.AskRegister), func(s *settings) { s.handler.AskedHeaders = []string{"host"} })
+	c := g.dial(nil)
+	c.say(`{"type":"register"}`)
+	if f, err := c.Next("registered", patience); err != nil {
+		t.Fatalf("%s, %v", f.Raw, err)
+	}
+	if got, want := b.questions()[0].Headers["host"], g.server.Listener.Addr().String(); got != want {
+		t.Errorf("the host is %q, want %q", got, want)
+	}
+}
+
 // A list of rooms without end is no answer.
 func TestNobodyIsInvitedEverywhere(t *testing.T) {
 	var rooms atomic.Int64
