@@ -32,6 +32,9 @@ func (i *Identity) ExpiresAt() time.Time {
 	return time.Unix(i.Expires, 0)
 }
 
+// ExpiresAtMs is the same in ms since 1970; 0: it is good for ever.
+func (i *Identity) ExpiresAtMs() int64 { return i.Expires * 1000 }
+
 // claims are those that are looked at. Names are matched in exact case, and one that is there twice makes the token malformed: two
 // parsers that choose differently are how a token comes to mean two things.
 type claims struct {

@@ -40,16 +40,6 @@ func documents(t *testing.T) map[string]string {
 	return texts
 }
 
-// blocks returns the lines of the code blocks of a language, continued lines joined.
-func blocks(text, language string) []string {
-	var lines []string
-	for _, m := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```").FindAllStringSubmatch(text, -1) {
-		joined := strings.ReplaceAll(m[1], "\\\n", " ")
-		lines = append(lines, strings.Split(strings.TrimSpace(joined), "\n")...)
-	}
-	return lines
-}
-
 // The README's smallest client, as it stands there, against a gateway as it starts without any setting.
 func TestTheFramesOfTheReadmeAreAnswered(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(moduleRoot(t), "README.md"))

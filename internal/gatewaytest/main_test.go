@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -40,4 +41,14 @@ func (g *Gateway) metric(name string) (float64, error) {
 		return 0, fmt.Errorf("status %d, no metric %s", status, name)
 	}
 	return strconv.ParseFloat(string(m[1]), 64)
+}
+
+// blocks returns the lines of the code blocks of a language, continued lines joined.
+func blocks(text, language string) []string {
+	var lines []string
+	for _, m := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```").FindAllStringSubmatch(text, -1) {
+		joined := strings.ReplaceAll(m[1], "\\\n", " ")
+		lines = append(lines, strings.Split(strings.TrimSpace(joined), "\n")...)
+	}
+	return lines
 }

@@ -67,7 +67,7 @@ func (h *Handler) details(ctx context.Context, id protocol.ConnID) protocol.Conn
 	}
 	if id, ok := c.Identity(); ok {
 		if token, ok := id.Token.(*auth.Identity); ok {
-			d.TokenID, d.ExpiresAt = token.TokenID, token.ExpiresAt().UnixMilli()
+			d.TokenID, d.ExpiresAt = token.TokenID, token.ExpiresAtMs()
 		}
 	}
 	var rooms []protocol.RoomID

@@ -41,6 +41,9 @@ func arrivalOf(r *http.Request, addr netip.Addr, names []string) *arrival {
 			between = "; "
 		}
 		value := strings.Join(r.Header.Values(name), between)
+		if strings.EqualFold(name, "Host") {
+			value = r.Host
+		}
 		if size += len(value); value != "" && size <= maxArrival {
 			o.headers[strings.ToLower(name)] = strings.Clone(value)
 		}

@@ -174,6 +174,9 @@ func TestTheBackendKnowsWhoRegisters(t *testing.T) {
 	if string(identity.Meta) != `{"contestId":"42"}` {
 		t.Errorf("meta %s", identity.Meta)
 	}
+	if d := g.details(g.manager.ByUser("alice")[0].ID()); d.ExpiresAt != 0 {
+		t.Errorf("nobody said until when, and it ends at %d", d.ExpiresAt)
+	}
 	q := b.questions()[0]
 	if q.Question != hook.AskRegister || q.User != "" || q.Device != "phone" || string(q.Meta) != `{"mine":1}` || q.Address != "127.0.0.1" ||
 		q.Headers["x-contest"] != "42" || len(q.Headers) != 2 || q.Conn == "" || q.Gateway != g.id {
@@ -189,6 +192,20 @@ func TestTheBackendKnowsWhoRegisters(t *testing.T) {
 	liar := g.dial(http.Header{"Cookie": {"session=7; theme=dark"}})
 	liar.say(`{"type":"register","userId":"bob"}`)
 	liar.wantRefusal(protocol.CodeForbidden, "userId")
+}
+
+// Whom a client meant to reach tells a backend of several sites which of them it is. Go keeps that header apart from the others.
+func TestTheBackendIsToldTheHost(t *testing.T) {
+	b := newBackend(t, func(hook.Inquiry) string { return `{"allow":true,"userId":"alice"}` })
+	g := embedded(t, b.decides(false, hook.AskRegister), func(s *settings) { s.handler.AskedHeaders = []string{"host"} })
+	c := g.dial(nil)
+	c.say(`{"type":"register"}`)
+	if f, err := c.Next("registered", patience); err != nil {
+		t.Fatalf("%s, %v", f.Raw, err)
+	}
+	if got, want := b.questions()[0].Headers["host"], g.server.Listener.Addr().String(); got != want {
+		t.Errorf("the host is %q, want %q", got, want)
+	}
 }
 
 // A list of rooms without end is no answer.

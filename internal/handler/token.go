@@ -209,10 +209,10 @@ var everything auth.Grant
 
 // expiresAt is when the token runs out, ms since 1970; 0: there is none.
 func (s *session) expiresAt() int64 {
-	if s.token == nil || s.token.Expires == 0 {
+	if s.token == nil {
 		return 0
 	}
-	return s.token.ExpiresAt().UnixMilli()
+	return s.token.ExpiresAtMs()
 }
 
 func (s *session) forbid(id []byte, message string) {

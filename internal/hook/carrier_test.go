@@ -17,8 +17,11 @@ import (
 func TestEventsComeInOrderAndOnce(t *testing.T) {
 	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 		w, to := newWorld(t, r), gatewaytest.StartReceiver(t)
+		w.calm = true
+		sink := webhookTo(to, Filter{})
+		sink.Timeout = patience
 		w.happenEach(5, 0, 10) // before anyone listens
-		nodes := []*node{w.gateway("a", webhookTo(to, Filter{})), w.gateway("b", webhookTo(to, Filter{})), w.gateway("c", webhookTo(to, Filter{}))}
+		nodes := []*node{w.gateway("a", sink), w.gateway("b", sink), w.gateway("c", sink)}
 		w.happenEach(5, 10, 60)
 		if again := w.wantEach(to, 5, 60); again != 0 {
 			t.Errorf("%d events came twice", again)

@@ -19,6 +19,8 @@ type gate struct {
 	failed   time.Time // when the last of them was noticed
 	opens    time.Time
 	fewer    int // events at a time, as the sink has it; 0: batch
+	excess   int // so many were too many; 0: none were
+	calm     int // deliveries taken since fewer changed
 }
 
 // wait returns when an attempt may begin, or ctx ends.
@@ -75,19 +77,28 @@ func (g *gate) tooMany(events int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.fewer == 0 || g.fewer > events/2 {
-		g.fewer = events / 2
+		g.fewer, g.calm = events/2, 0
+	}
+	if g.excess == 0 || g.excess > events {
+		g.excess = events
 	}
 }
 
 // success opens the gate, and returns how many failures came before. The sink took so
-// many events: were they all that it is trusted with, it gets a few more the next time,
-// unless it was not quick: what always takes its time would else be given too many again and
-// again, and take many of them twice.
+// many events: were they all that it is trusted with, it gets a few more the next time. As many
+// as were too many before it gets only when it was quick, or after a good while: one that needs so
+// long for each event would else fail every few batches, and take those twice.
 func (g *gate) success(events int, quick bool) int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if quick && events == g.fewer {
-		g.fewer += 1 + g.fewer/8
+	if g.excess > 0 && events >= g.excess {
+		g.excess = 0 // no longer
+	}
+	if events == g.fewer {
+		more := g.fewer + 1 + g.fewer/8
+		if g.calm++; quick || g.excess == 0 || more < g.excess || g.calm == goodWhile {
+			g.fewer, g.calm = more, 0
+		}
 		if g.fewer >= g.batch {
 			g.fewer = 0
 		}
@@ -96,6 +107,9 @@ func (g *gate) success(events int, quick bool) int {
 	g.failures, g.opens = 0, time.Time{}
 	return n
 }
+
+// goodWhile is how many deliveries a sink takes before it gets again what was too many.
+const goodWhile = 32
 
 // closed says how many failures there were in a row.
 func (g *gate) closed() int {

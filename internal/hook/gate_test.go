@@ -26,12 +26,20 @@ func TestThePortionOfASink(t *testing.T) {
 	g.tooMany(3)
 	g.tooMany(2)
 	want(1)
-	g.success(1, true)
+	for range goodWhile - 1 {
+		g.success(1, false)
+	}
+	want(1) // two were too many, and it needs most of its time for one
+	g.success(1, false)
 	want(2)
 	g.success(1, true) // there were no more
 	want(2)
-	g.success(2, false) // it needed most of its time for them
-	want(2)
+	g.success(2, false)
+	want(3) // two are too many no longer
+	g.tooMany(3)
+	g.success(1, true)
+	g.success(2, true)
+	want(3) // who is quick gets more, whatever was before
 	rounds := 0
 	for ; g.portion() < 100 && rounds < 100; rounds++ {
 		g.success(g.portion(), true)

@@ -37,6 +37,7 @@ type world struct {
 	kept   int64
 
 	messages bool // there are events of messages
+	calm     bool // no lease ends and no call is given up, however busy the machine is
 
 	user, password string // of the gateways; empty: Redis' default user
 }
@@ -107,6 +108,9 @@ func (w *world) gateway(name string, sinks ...SinkConfig) *node {
 	cfg := DefaultConfig()
 	cfg.Gateway, cfg.Layout = protocol.GatewayID(name+"-1"), w.layout
 	cfg.Lease, cfg.Renew, cfg.Poll, cfg.StopWait = time.Second, 200*time.Millisecond, 50*time.Millisecond, time.Second
+	if w.calm {
+		cfg.Lease, cfg.Timeout = patience, patience
+	}
 	cfg.Log = newSilent()
 	if testing.Verbose() {
 		cfg.Log = slog.New(slog.NewTextHandler(w.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -157,6 +161,9 @@ func (w *world) client() redis.UniversalClient {
 	o := &redis.UniversalOptions{
 		Username: w.user, Password: w.password, DialTimeout: time.Second, ReadTimeout: time.Second, WriteTimeout: time.Second, ContextTimeoutEnabled: true,
 		MaxRetries: -1, MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}
+	if w.calm {
+		o.DialTimeout, o.ReadTimeout, o.WriteTimeout = patience, patience, patience
 	}
 	switch w.redis.Kind {
 	case gatewaytest.Embedded:

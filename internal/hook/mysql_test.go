@@ -61,6 +61,17 @@ func TestValuesNeverBecomeSQL(t *testing.T) {
 	w.wantRows(m, "SELECT off, COUNT(*) FROM "+db+".p GROUP BY off ORDER BY off", "0 1", "1 "+strconv.Itoa(len(nasty)))
 }
 
+// A name in meta that no parameter can have is found as docs/events.md says.
+func TestANameWithADashIsFoundToo(t *testing.T) {
+	m, db := gatewaytest.SharedMariaDB(t)
+	must(t, m.Exec("CREATE TABLE "+db+".seen (contest VARCHAR(16))"))
+	w := newWorld(t, gatewaytest.Shared(t, gatewaytest.Embedded))
+	w.gateway("a", into(m, db, StatementConfig{SQL: `INSERT INTO seen VALUES (JSON_VALUE(:meta, '$."contest-id"'))`}))
+	w.happen("alice", "meta", `{"contest-id":"42"}`)
+	w.happen("bob")
+	w.wantRows(m, "SELECT contest FROM "+db+".seen ORDER BY 1", "NULL", "42")
+}
+
 // The database is down, then comes back: everything is executed, in order. It is killed in the middle of it, too.
 func TestTheDatabaseComesBack(t *testing.T) {
 	m, db := gatewaytest.SharedMariaDB(t)
