@@ -116,7 +116,10 @@ const nodeID protocol.GatewayID = "a-1"
 // eachKind runs a test on the Redis of a first run and on a real one. What is tested here doesn't depend on how the keyspace is grouped.
 func eachKind(t *testing.T, run func(t *testing.T, r *gatewaytest.Redis)) {
 	for _, kind := range []gatewaytest.Kind{gatewaytest.Embedded, gatewaytest.Standalone} {
-		t.Run(string(kind), func(t *testing.T) { run(t, gatewaytest.Shared(t, kind)) })
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			run(t, gatewaytest.Shared(t, kind))
+		})
 	}
 }
 
