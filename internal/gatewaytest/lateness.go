@@ -1,40 +1,76 @@
 package gatewaytest
 
 import (
-	"sync/atomic"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 )
 
-// Lateness watches, until the end of the test, how late this process gets its turn. The function it returns tells the worst so far: what a
-// busy machine may add to each step of what a test takes the time of.
-func Lateness(t testing.TB) (worst func() time.Duration) {
-	const nap = 5 * time.Millisecond
-	var late atomic.Int64
-	over, ended := make(chan struct{}), make(chan struct{})
+// Busier begins to take the time. The function it returns adds to a limit what a busy machine may add a few times in a row between what is
+// asked and what is answered, in this process or in one beside it: how late this process got its turn meanwhile, at worst.
+func Busier(t testing.TB) func(limit time.Duration) time.Duration {
+	t.Helper()
+	testBinary.require(t)
+	lateness.begin.Do(lateness.run)
 	began := time.Now()
-	var napping atomic.Int64 // since when, ns after began
+	return func(limit time.Duration) time.Duration { return limit + 4*lateness.since(began) }
+}
+
+var lateness watchOfTurns
+
+// A watchOfTurns naps all the time, as long as the test binary lives, and notes by how much each nap was too long.
+type watchOfTurns struct {
+	begin sync.Once
+
+	mu     sync.Mutex
+	began  time.Time       // guarded by mu
+	worst  []time.Duration // guarded by mu; in each second since
+	napped time.Time       // guarded by mu; when the nap under way began
+}
+
+const nap = 5 * time.Millisecond
+
+func (w *watchOfTurns) run() {
+	w.mu.Lock()
+	w.began, w.napped = time.Now(), time.Now()
+	w.mu.Unlock()
+	over, ended := make(chan struct{}), make(chan struct{})
+	testBinary.Cleanup(func() {
+		close(over)
+		<-ended
+	})
 	go func() {
 		defer close(ended)
-		clock := time.NewTimer(nap)
+		clock := time.NewTicker(nap)
 		defer clock.Stop()
 		for {
-			napping.Store(int64(time.Since(began)))
-			clock.Reset(nap)
 			select {
 			case <-clock.C:
-				late.Store(max(late.Load(), int64(time.Since(began)-nap)-napping.Load()))
+				w.note()
 			case <-over:
 				return
 			}
 		}
 	}()
-	t.Cleanup(func() {
-		close(over)
-		<-ended
-	})
-	return func() time.Duration {
-		// The nap under way may be the one that lasts too long.
-		return time.Duration(max(late.Load(), int64(time.Since(began)-nap)-napping.Load()))
+}
+
+// note is the end of a nap.
+func (w *watchOfTurns) note() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	second := int(time.Since(w.began) / time.Second)
+	if more := second + 1 - len(w.worst); more > 0 {
+		w.worst = append(w.worst, make([]time.Duration, more)...)
 	}
+	w.worst[second] = max(w.worst[second], time.Since(w.napped)-nap)
+	w.napped = time.Now()
+}
+
+// since is the worst since a moment. The nap under way may be it.
+func (w *watchOfTurns) since(moment time.Time) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	first := min(len(w.worst), int(moment.Sub(w.began)/time.Second))
+	return max(0, time.Since(w.napped)-nap, slices.Max(append([]time.Duration{0}, w.worst[first:]...)))
 }

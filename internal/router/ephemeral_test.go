@@ -148,7 +148,7 @@ func TestHoldersAreBelievedForASecondAtMost(t *testing.T) {
 	for _, kind := range []gatewaytest.Kind{gatewaytest.Embedded, gatewaytest.Cluster} {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
-			r, within := gatewaytest.Shared(t, kind), busier(t)
+			r, within := gatewaytest.Shared(t, kind), gatewaytest.Busier(t)
 			net := newCluster(t, r)
 			a, b, c := net.gateway("a"), net.gateway("b"), net.gateway("c")
 			old := b.connect("bob")
@@ -242,7 +242,7 @@ func TestFullEphemeralLaneRefusesAsOverloaded(t *testing.T) {
 
 // Redis answers with an error, or not at all: a signal is refused, since nobody knows who is there.
 func TestSignalsAreRefusedWhileRedisIsAway(t *testing.T) {
-	net, within := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded)), busier(t)
+	net, within := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded)), gatewaytest.Busier(t)
 	a := net.gateway("a", prompt)
 	a.stopRegistry()
 	a.general.set(func(x *tap) {

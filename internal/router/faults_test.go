@@ -33,7 +33,7 @@ func TestRedisThatHangs(t *testing.T) {
 	for _, kind := range realKinds {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
-			r, within := gatewaytest.Shared(t, kind), busier(t)
+			r, within := gatewaytest.Shared(t, kind), gatewaytest.Busier(t)
 			net := newCluster(t, r)
 			starving := func(s *settings) { s.router.Starved = 1500 * time.Millisecond }
 			a, b := net.gateway("a", prompt, starving), net.gateway("b", prompt, starving)
@@ -146,7 +146,7 @@ func TestRedisThatIsKilled(t *testing.T) {
 	for _, kind := range []gatewaytest.Kind{gatewaytest.Standalone, gatewaytest.Cluster} {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
-			r, within := gatewaytest.Shared(t, kind), busier(t)
+			r, within := gatewaytest.Shared(t, kind), gatewaytest.Busier(t)
 			net := newCluster(t, r)
 			a, b := net.gateway("a", prompt), net.gateway("b", prompt)
 			bob := b.connect("bob")
@@ -203,7 +203,7 @@ func TestRedisThatIsKilled(t *testing.T) {
 // last, in another epoch.
 func TestSentinelFailover(t *testing.T) {
 	t.Parallel()
-	r, within := gatewaytest.StartSentinel(t), busier(t)
+	r, within := gatewaytest.StartSentinel(t), gatewaytest.Busier(t)
 	net := newCluster(t, r)
 	a, b := net.gateway("a", prompt), net.gateway("b", prompt)
 	bob := b.connect("bob")
@@ -249,7 +249,7 @@ func TestSentinelFailover(t *testing.T) {
 // Signals too are refused quickly while Redis hangs.
 func TestSignalsToARedisThatHangs(t *testing.T) {
 	t.Parallel()
-	r, within := gatewaytest.Shared(t, gatewaytest.Standalone), busier(t)
+	r, within := gatewaytest.Shared(t, gatewaytest.Standalone), gatewaytest.Busier(t)
 	net := newCluster(t, r)
 	a, b := net.gateway("a", prompt), net.gateway("b", prompt)
 	bob := b.connect("bob")

@@ -374,13 +374,6 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// busier returns a limit with what a machine adds on which this process has to wait for its turn: a few times in a row, between a tick and the
-// answer that it leads to.
-func busier(t *testing.T) func(limit time.Duration) time.Duration {
-	late := gatewaytest.Lateness(t)
-	return func(limit time.Duration) time.Duration { return limit + 4*late() }
-}
-
 // quoted is a text as JSON content.
 func quoted(s string) string {
 	b, _ := json.Marshal(s)

@@ -161,7 +161,7 @@ func text(b []byte) string { return string(bytes.TrimSpace(b)) }
 // answered within moments.
 func TestMissedPulseRefusesAtOnce(t *testing.T) {
 	t.Parallel()
-	r, within := gatewaytest.StartRedis(t), busier(t)
+	r, within := gatewaytest.StartRedis(t), gatewaytest.Busier(t)
 	a := newCluster(t, r).gateway("a")
 	a.send("alice", "bob", "m1", `1`).wantStored(1)
 	if err := r.Kill(); err != nil {

@@ -194,7 +194,7 @@ func TestFullLaneRefusesAsOverloaded(t *testing.T) {
 // much longer than that.
 func TestSlowLaneRefusesAsOverloaded(t *testing.T) {
 	const trip = 40 * time.Millisecond
-	within := busier(t)
+	within := gatewaytest.Busier(t)
 	g := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded)).gateway("a", func(s *settings) {
 		s.router.BatchMessages, s.router.LaneWait = 1, DefaultConfig().LaneWait
 	})

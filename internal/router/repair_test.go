@@ -200,7 +200,7 @@ func TestLostPublishesAreRepaired(t *testing.T) {
 			for _, kind := range realKinds {
 				t.Run(string(kind), func(t *testing.T) {
 					t.Parallel()
-					r, within := gatewaytest.Shared(t, kind), busier(t)
+					r, within := gatewaytest.Shared(t, kind), gatewaytest.Busier(t)
 					t.Cleanup(func() { acl(t, r, "+publish", "+spublish") })
 					net := newCluster(t, r)
 					a, b := net.gateway("a"), net.gateway("b")
@@ -231,7 +231,7 @@ func TestLostPublishesAreRepaired(t *testing.T) {
 // soon as he is registered again, though it was published to nobody.
 func TestMessageToAForgottenUserArrives(t *testing.T) {
 	gatewaytest.EachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
-		net, within := newCluster(t, r), busier(t)
+		net, within := newCluster(t, r), gatewaytest.Busier(t)
 		a, b := net.gateway("a"), net.gateway("b")
 		bob := b.connect("bob")
 		a.send("alice", "bob", "m1", `1`).wantRouted(1, 1)

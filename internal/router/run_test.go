@@ -59,7 +59,7 @@ func TestStoppingCarriesThroughWhatWasTaken(t *testing.T) {
 
 // Redis hangs, and the gateway is told to stop. It waits no longer than it would have waited for an answer; everything is answered.
 func TestStoppingWithoutRedisEnds(t *testing.T) {
-	net, within := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded)), busier(t)
+	net, within := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded)), gatewaytest.Busier(t)
 	a := net.gateway("a", prompt)
 	a.lane.set(func(x *tap) {
 		x.refuse = func(ctx context.Context, _ redis.Cmder) error { <-ctx.Done(); return ctx.Err() }
@@ -86,7 +86,7 @@ func TestStoppingWithoutRedisEnds(t *testing.T) {
 
 // The lane is probing a Redis that is away when the gateway is told to stop.
 func TestStoppingWhileProbingEnds(t *testing.T) {
-	net, within := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded)), busier(t)
+	net, within := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded)), gatewaytest.Busier(t)
 	a := net.gateway("a", prompt)
 	a.lane.set(func(x *tap) { x.refuse = func(context.Context, redis.Cmder) error { return io.EOF } })
 	a.send("alice", "bob", "m1", `1`).wantCode(protocol.CodeUnknown)

@@ -20,7 +20,7 @@ import (
 // master within moments, and bob hears again.
 func TestPartitionThatMovesToAnotherMaster(t *testing.T) {
 	t.Parallel()
-	r, within := gatewaytest.StartCluster(t), busier(t)
+	r, within := gatewaytest.StartCluster(t), gatewaytest.Busier(t)
 	town := newCluster(t, r)
 	a, b := town.gateway("a", prompt, withEvents), town.gateway("b", prompt)
 	bob := b.connect("bob")
