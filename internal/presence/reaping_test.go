@@ -53,6 +53,7 @@ func (f *fleet) reaped(g *gateway) error {
 func TestAKilledGatewayIsReapedOnceByWhoeverComesFirst(t *testing.T) {
 	for name, survivors := range map[string]int{"one survivor": 1, "two survivors": 2} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
 				// Time to read the ends of the leases on a busy machine before the first is reaped.
 				f := newFleet(t, r, withEvents, func(c *Config) { c.ReapAfter = 2 * time.Second })
@@ -241,7 +242,10 @@ func TestALargeGatewayIsReapedToTheLast(t *testing.T) {
 	onRedis(t, []gatewaytest.Kind{gatewaytest.Embedded, gatewaytest.Standalone}, func(t *testing.T, r *gatewaytest.Redis) {
 		f := newFleet(t, r)
 		b := f.gateway("b")
-		const many = 2000 // and as many rooms, in one hash
+		many := 2000 // and as many rooms, in one hash
+		if r.Kind == gatewaytest.Embedded {
+			many = 500 // which gives the whole hash for each page
+		}
 		for names := users(many); len(names) > 0; names = names[500:] {
 			b.connectMany(names[:500]...)
 		}
@@ -253,7 +257,7 @@ func TestALargeGatewayIsReapedToTheLast(t *testing.T) {
 		a := f.gateway("a")
 		b.stop()
 		f.eventually(func() error { return f.reaped(b) })
-		if n := a.registry.Stats().Reaped; n < many { // a call that Redis answered late is not counted
+		if n := a.registry.Stats().Reaped; n < uint64(many) { // a call that Redis answered late is not counted
 			t.Errorf("a counts %d reaped", n)
 		}
 	})
