@@ -232,11 +232,36 @@ func TestGatewayServesAndSIGTERMEndsItWell(t *testing.T) {
 // A connection keeps the drain waiting for its delay. Whoever sends a second signal does not want to wait.
 func TestSecondSignalEndsAtOnce(t *testing.T) {
 	p := start(t, "--listen=127.0.0.1:0", "--internal-listen=", "--drain.delay=1m", "--drain.deadline=2m")
-	upgrade(t, p.wantLogged(t, "listening", "public"))
+	addr := p.wantLogged(t, "listening", "public")
+	upgrade(t, addr)
+	wantConnections(t, addr, 1) // which its handshake doesn't say yet
 	p.signal(t, syscall.SIGTERM)
 	p.wantLogged(t, "signal: ending", "signal")
 	p.signal(t, syscall.SIGTERM)
 	p.wantExit(t, 1)
+}
+
+// wantConnections waits until a gateway counts so many.
+func wantConnections(t *testing.T, addr string, n int) {
+	t.Helper()
+	var stats struct {
+		Active int `json:"active_connections"`
+	}
+	for limit := time.After(deadline); ; {
+		answer, err := http.Get("http://" + addr + "/stats")
+		if err == nil {
+			err = json.NewDecoder(answer.Body).Decode(&stats)
+			answer.Body.Close()
+		}
+		if err == nil && stats.Active == n {
+			return
+		}
+		select {
+		case <-limit:
+			t.Fatalf("%d connections, %v, want %d", stats.Active, err, n)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // upgrade opens a WebSocket by hand and leaves it open.

@@ -116,7 +116,10 @@ const nodeID protocol.GatewayID = "a-1"
 // eachKind runs a test on the Redis of a first run and on a real one. What is tested here doesn't depend on how the keyspace is grouped.
 func eachKind(t *testing.T, run func(t *testing.T, r *gatewaytest.Redis)) {
 	for _, kind := range []gatewaytest.Kind{gatewaytest.Embedded, gatewaytest.Standalone} {
-		t.Run(string(kind), func(t *testing.T) { run(t, gatewaytest.Shared(t, kind)) })
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			run(t, gatewaytest.Shared(t, kind))
+		})
 	}
 }
 
@@ -166,10 +169,11 @@ func start(t *testing.T, r *gatewaytest.Redis, tune ...func(*settings)) *node {
 	return n
 }
 
-// newRegistry is the hand of a gateway in the registry. Its lease outlasts the test, so that one that does not run is not taken for dead.
+// newRegistry is the hand of a gateway in the registry. Its lease outlasts the test, so that one that does not run is not taken for dead; and its pulse may be
+// late for a while, as it is on a busy machine, before Redis is taken for one that was away.
 func (n *node) newRegistry(id protocol.GatewayID) *presence.Registry {
 	pc := presence.DefaultConfig()
-	pc.Gateway, pc.Pulse, pc.Lease, pc.Timeout = id, 50*time.Millisecond, 10*patience, patience
+	pc.Gateway, pc.Pulse, pc.Quiet, pc.Lease, pc.Timeout = id, 500*time.Millisecond, 500*time.Millisecond, 10*patience, patience
 	pc.Each = n.each
 	return presence.New(n.client, pc)
 }

@@ -165,7 +165,7 @@ func (g *Gateway) serveReady(w http.ResponseWriter, _ *http.Request) {
 		notReady("draining", "draining").Write(w)
 	case !g.registry.Reachable():
 		notReady("redis_unreachable", "redis does not answer").Write(w)
-	case !g.router.Subscribed():
+	case !g.open.Load() || !g.router.Subscribed():
 		notReady("not_subscribed", "not subscribed").Write(w)
 	case g.public.paused.Load():
 		notReady("no_open_files", "no open files to spare").Write(w)

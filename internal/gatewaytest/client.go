@@ -13,7 +13,7 @@ import (
 )
 
 // Deadline is how long a test waits for what should come at once. It is generous: only failures wait it out.
-const Deadline = 5 * time.Second
+const Deadline = 10 * time.Second
 
 // Client is a scripted chat client. A goroutine reads everything that comes; the test takes from it what it expects, type
 // by type: an ack doesn't hide behind a message. It writes down what it sent, what was acknowledged and what arrived, so

@@ -232,6 +232,7 @@ func TestCommandsThatCannotBeDoneBlockNobody(t *testing.T) {
 func TestACommandDoneAgainSparesWhoCameBack(t *testing.T) {
 	for _, kind := range []Kind{Embedded, Standalone} {
 		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
 			r := Shared(t, kind)
 			a, b := StartGateway(t, r, Options{Name: "a", Flags: takesCommands}), StartGateway(t, r, Options{Name: "b", Flags: takesCommands})
 			bob := Connect(t, a.WS(), "bob")

@@ -132,7 +132,7 @@ func TestAnOrderThatRedisHasIsUnknownAndNotUndone(t *testing.T) {
 		t.Fatalf("%v, %v", x, err)
 	}
 	if x.text("code") == "unavailable" {
-		if err := bob.None("closing", Deadline/2); err != nil || bob.Ended() != nil {
+		if err := bob.None("closing", Deadline/4); err != nil || bob.Ended() != nil {
 			t.Errorf("nothing was done, it said: %v, %v", bob.Ended(), err)
 		}
 		return

@@ -53,7 +53,7 @@ func talkOn(t *testing.T, alice, bob *Client) (stop func() (messages int, slowes
 func wantUnharmed(t *testing.T, stop func() (int, time.Duration)) string {
 	t.Helper()
 	n, slowest := stop()
-	if most := scaled(Deadline, time.Second); slowest > most || n == 0 {
+	if most := scaled(Deadline/2, time.Second); slowest > most || n == 0 {
 		t.Errorf("of %d messages between neighbours the slowest took %v", n, slowest)
 	}
 	return fmt.Sprintf("%d messages between neighbours, the slowest took %v", n, slowest.Round(time.Millisecond))
@@ -72,7 +72,7 @@ func row(t *testing.T, format string, args ...any) {
 func TestFaultCablePulled(t *testing.T) {
 	t.Parallel()
 	flags := scaled(append([]string{"--heartbeat.ping-after=2s", "--heartbeat.pong-wait=1s", "--cluster.grace=1s"}, swift...), unhurried)
-	most := scaled(5*time.Second+Deadline, 35*time.Second)
+	most := scaled(5*time.Second+Deadline/2, 35*time.Second)
 	r := StartRedis(t)
 	a := StartGateway(t, r, Options{Name: "a", Flags: flags})
 	b := StartGateway(t, r, Options{Name: "b", Flags: flags})
@@ -195,7 +195,7 @@ func neverRead(t *testing.T, stalled, each int) {
 		}
 	}
 	took := lastEnd.Sub(firstStall)
-	if most := scaled(10*time.Second+Deadline, 10*time.Second); took > most {
+	if most := scaled(10*time.Second+Deadline/2, 10*time.Second); took > most {
 		t.Errorf("the last was closed %v after the first stood still, want %v", took, most)
 	}
 	if outbox+kernel > 512<<10 || outbox == 0 || kernel == 0 {

@@ -106,10 +106,14 @@ func startKind(t testing.TB, o owner, kind Kind, args []string) (*Redis, error) 
 	return nil, fmt.Errorf("no kind of Redis is called %q", kind)
 }
 
-// EachRedis runs a test on every kind of Redis, each one of those that tests of this package share, and empty at the start.
+// EachRedis runs a test on every kind of Redis, each one of those that tests of this package share, and empty at the start. The kinds run
+// side by side: such tests wait more than they work.
 func EachRedis(t *testing.T, run func(t *testing.T, r *Redis)) {
 	for _, kind := range Kinds {
-		t.Run(string(kind), func(t *testing.T) { run(t, Shared(t, kind)) })
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			run(t, Shared(t, kind))
+		})
 	}
 }
 

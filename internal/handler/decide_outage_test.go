@@ -16,6 +16,7 @@ import (
 // The backend hangs, or a proxy says that it is not there. Each is a failure, answered as the configuration says, within the time it says; and soon
 // nobody waits for it any more. Those who ask nothing notice nothing, heartbeats are answered, and when it is back it is asked again.
 func TestABackendThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
 	for name, allow := range map[string]bool{"deny": false, "allow": true} {
 		t.Run(name, func(t *testing.T) {
 			b := newBackend(t, func(hook.Inquiry) string { return `{"allow":true}` })

@@ -210,6 +210,7 @@ func TestTheBackendIsToldTheHost(t *testing.T) {
 
 // A list of rooms without end is no answer.
 func TestNobodyIsInvitedEverywhere(t *testing.T) {
+	t.Parallel()
 	var rooms atomic.Int64
 	b := newBackend(t, func(hook.Inquiry) string {
 		return `{"allow":true,"userId":"alice","join":[` + strings.TrimSuffix(strings.Repeat(`"hall",`, int(rooms.Load())), ",") + `]}`
@@ -243,6 +244,7 @@ func TestWhoIsNotNamedIsNotProven(t *testing.T) {
 
 // An expiry that the backend says ends the connection as a token's does.
 func TestTheBackendSaysUntilWhen(t *testing.T) {
+	t.Parallel()
 	b := newBackend(t, func(hook.Inquiry) string {
 		return fmt.Sprintf(`{"allow":true,"userId":"alice","expiresAt":%d}`, time.Now().Add(2500*time.Millisecond).UnixMilli())
 	})

@@ -11,6 +11,7 @@ import (
 
 // Messages for everyone go out while clients come: the first frame that anybody gets is his `registered` all the same.
 func TestNobodyIsToldBeforeHeIsRegistered(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t, gatewaytest.Shared(t, gatewaytest.Embedded))
 	ctx, cancel := context.WithCancel(context.Background())
 	var telling sync.WaitGroup

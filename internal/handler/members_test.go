@@ -127,6 +127,7 @@ func TestMembersArePushed(t *testing.T) {
 
 // Many at once are not named, neither in a push nor beyond what a client may be sent.
 func TestManyMembersAreNotNamed(t *testing.T) {
+	t.Parallel()
 	g := embedded(t, func(s *settings) {
 		s.router.PushBytes, s.handler.MaxFrameBytes = 1024, 1024
 		s.router.MemberWindow, s.handler.MessageRate = time.Second, 0
@@ -135,8 +136,15 @@ func TestManyMembersAreNotNamed(t *testing.T) {
 	alice.join("lobby", "")
 	alice.wantNews("lobby", 1, "+alice")
 	long := strings.Repeat("x", 100)
+	var all []*client
 	for i := range 15 {
-		g.connect(fmt.Sprintf("user%02d%s", i, long)).join("lobby", "")
+		all = append(all, g.connect(fmt.Sprintf("user%02d%s", i, long)))
+	}
+	for _, c := range all { // within one window, also where it takes a while to come
+		c.say(`{"type":"join","room":"lobby"}`)
+	}
+	for _, c := range all {
+		c.next("joined")
 	}
 	eventually(t, "it is said how many are there, and not who", func() bool {
 		f := alice.next("members")
@@ -161,6 +169,7 @@ func TestManyMembersAreNotNamed(t *testing.T) {
 
 // Redis doesn't answer: nobody can say who is there, and says so.
 func TestMembersWhileRedisIsAway(t *testing.T) {
+	t.Parallel()
 	r := gatewaytest.Shared(t, gatewaytest.Standalone)
 	g := newGateway(t, r)
 	alice := g.connect("alice")

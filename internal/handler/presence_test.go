@@ -11,6 +11,7 @@ import (
 
 // Redis was emptied. Until everyone who is there had the time to register again, nobody who isn't found is said to be offline.
 func TestPresenceIsUnknownOfWhoMayBeForgotten(t *testing.T) {
+	t.Parallel()
 	r := gatewaytest.Shared(t, gatewaytest.Standalone)
 	g := newGateway(t, r, func(s *settings) { s.registry.Quiet = 3 * time.Second })
 	alice := g.connect("alice")
@@ -21,9 +22,8 @@ func TestPresenceIsUnknownOfWhoMayBeForgotten(t *testing.T) {
 		}
 		return states[user].State
 	}
-	if s := state("nobody"); s != "offline" {
-		t.Fatalf("who was never here is %s", s)
-	}
+	// On a busy machine a pulse may be late, and then nobody is sure for a while.
+	eventually(t, "who was never here is offline", func() bool { return state("nobody") == "offline" })
 	if err := r.FlushAll(); err != nil {
 		t.Fatal(err)
 	}

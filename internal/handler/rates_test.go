@@ -77,6 +77,7 @@ func TestBytesAreHeldToTheRate(t *testing.T) {
 
 // The fragments of one message count while they come: else one without an end would be read as fast as it is sent.
 func TestFragmentsAreHeldToTheRate(t *testing.T) {
+	t.Parallel()
 	const perSecond, sent = 300_000, 900_000
 	const owed = 2 * 64 << 10 // of the end, by what comes after it
 	g := embedded(t, func(s *settings) { s.handler.ByteRate = perSecond })
@@ -98,6 +99,7 @@ func TestFragmentsAreHeldToTheRate(t *testing.T) {
 // A reader is held for a second at most. What would have to wait longer is refused, with the limit it is over and the time to wait: it is
 // certainly not stored, and after that time it is taken.
 func TestWhatWouldWaitTooLongIsRefused(t *testing.T) {
+	t.Parallel()
 	g := embedded(t, func(s *settings) { s.handler.ByteRate = 30_000 })
 	c := g.connect("alice")
 	large := strings.Repeat("x", 60_000)
@@ -140,6 +142,7 @@ func TestAHeldConnectionEndsAtOnce(t *testing.T) {
 
 // New limits count for connections that are open: a lower one from the next frame on, a higher one at once too, and none is none.
 func TestReloadedLimitsCountForOpenConnections(t *testing.T) {
+	t.Parallel()
 	g := embedded(t)
 	c := g.connect("alice")
 	rush := func(n int) time.Duration {
@@ -151,19 +154,19 @@ func TestReloadedLimitsCountForOpenConnections(t *testing.T) {
 		return time.Since(began)
 	}
 	rush(200)
-	for _, limits := range []Limits{{MessageRate: 50}, {FrameRate: 50}, {ByteRate: 4000}} {
+	for _, limits := range []Limits{{MessageRate: 20}, {FrameRate: 20}, {ByteRate: 4000}} {
 		g.handler.Reload(limits)
-		if took := rush(100); limits.ByteRate == 0 && took < 900*time.Millisecond {
-			t.Errorf("with %+v, 100 messages in %v", limits, took)
+		if took := rush(40); limits.ByteRate == 0 && took < 900*time.Millisecond {
+			t.Errorf("with %+v, 40 messages in %v", limits, took)
 		}
 		if limits.ByteRate > 0 {
 			if took := rush(1000); took < time.Second {
-				t.Errorf("with %+v, 1100 messages in %v", limits, took)
+				t.Errorf("with %+v, 1040 messages in %v", limits, took)
 			}
 		}
 		g.handler.Reload(Limits{})
 		began := time.Now()
-		if rush(400); time.Since(began) > 4*time.Second {
+		if rush(400); time.Since(began) > patience/2 { // and twenty seconds at 20 a second
 			t.Errorf("without limits, 400 messages in %v", time.Since(began))
 		}
 	}
@@ -185,6 +188,7 @@ func TestReloadedLimitsCountForOpenConnections(t *testing.T) {
 
 // Pings are never refused, so whoever sends many at once is held for as long as they take. New limits let him go, and so does the end.
 func TestWhoIsHeldForHisPingsHearsOfNewLimits(t *testing.T) {
+	t.Parallel()
 	g := embedded(t, func(s *settings) { s.handler.FrameRate = 1 })
 	flood := func(c *client) {
 		t.Helper()
@@ -210,6 +214,7 @@ func TestWhoIsHeldForHisPingsHearsOfNewLimits(t *testing.T) {
 
 // What a token allows is not more than the limits are now.
 func TestAReloadedLimitIsTheTokensToo(t *testing.T) {
+	t.Parallel()
 	x := guard(t, gatewaytest.Shared(t, gatewaytest.Embedded))
 	c, _ := x.enter(x.token("alice", time.Hour, "limits", map[string]int{"messageRate": 1000}))
 	x.handler.Reload(Limits{MessageRate: 10})

@@ -15,6 +15,7 @@ import (
 // A connection may send so many messages a second, with as many at once, however hard it tries. Over that its reader is held: nothing is
 // refused, and all of it is stored in the order it was sent.
 func TestMessagesAreHeldToTheRate(t *testing.T) {
+	t.Parallel()
 	const perSecond, burst = 100, 100
 	g := embedded(t, func(s *settings) { s.handler.MessageRate = perSecond })
 	bob := g.connect("bob")
@@ -40,6 +41,7 @@ func TestMessagesAreHeldToTheRate(t *testing.T) {
 
 // The limit holds for whatever goes to others or asks about them: signals, rooms not joined, presence.
 func TestEverythingToOthersIsHeldToTheRate(t *testing.T) {
+	t.Parallel()
 	for name, frame := range map[string]string{
 		"signals":          `{"type":"message","id":"x","to":"bob","content":1,"ephemeral":true}`,
 		"rooms not joined": `{"type":"message","id":"x","room":"lobby","content":1}`,

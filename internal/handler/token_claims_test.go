@@ -65,6 +65,7 @@ func TestClaimsLimitWhatAConnectionDoes(t *testing.T) {
 }
 
 func TestTheRateOfATokenHolds(t *testing.T) {
+	t.Parallel()
 	x := guard(t, gatewaytest.Shared(t, gatewaytest.Embedded))
 	c, _ := x.enter(x.token("alice", time.Hour, "limits", map[string]int{"messageRate": 5}))
 	began := time.Now()
@@ -78,6 +79,7 @@ func TestTheRateOfATokenHolds(t *testing.T) {
 
 // A token may allow no frame to others at all. To end what its connection has is none.
 func TestWhoMaySendNothingMayLeaveAndUnwatch(t *testing.T) {
+	t.Parallel()
 	for name, rate := range map[string]int{"with a rate": 2, "without": 0} {
 		t.Run(name, func(t *testing.T) {
 			x := guard(t, gatewaytest.Shared(t, gatewaytest.Embedded), func(s *settings) { s.handler.MessageRate = rate })

@@ -180,6 +180,7 @@ func TestABadTokenEndsTheConnection(t *testing.T) {
 
 // The end of a token is the end of its connection, to the second, unless a new one was shown.
 func TestAConnectionEndsWithItsToken(t *testing.T) {
+	t.Parallel()
 	x := guard(t, gatewaytest.Shared(t, gatewaytest.Embedded))
 	c, f := x.enter(x.token("alice", 4*time.Second))
 	kept, kf := x.enter(x.token("bob", 4*time.Second))
@@ -200,6 +201,7 @@ func TestAConnectionEndsWithItsToken(t *testing.T) {
 
 // What is shown in vain costs nothing: the connection lives on by its first token.
 func TestABadRefreshChangesNothing(t *testing.T) {
+	t.Parallel()
 	x := guard(t, gatewaytest.Shared(t, gatewaytest.Embedded))
 	c, f := x.enter(x.token("alice", time.Hour))
 	for name, tc := range map[string]struct {
@@ -254,6 +256,7 @@ func TestRefreshesAreLimited(t *testing.T) {
 // Redis did not answer the first register, and may have it all the same: with the meta of the token it was shown. Another meta wants
 // another connection, and the client is told to make one, as it is told to wait before it shows a token again.
 func TestARegisterThatIsRepeated(t *testing.T) {
+	t.Parallel()
 	x := guard(t, gatewaytest.Shared(t, gatewaytest.Embedded), func(s *settings) { s.handler.RegisterWait, s.registry.Timeout = 50*time.Millisecond, patience })
 	first, second := x.token("alice", time.Hour, "meta", map[string]int{"v": 1}), x.token("alice", time.Hour, "meta", map[string]int{"v": 2})
 	for name, tc := range map[string]struct {

@@ -304,7 +304,7 @@ var hops = flag.Int("hops", 1000, "hops of a user between gateways")
 // offline. In the end he is in one place, and nothing of the others is left.
 func TestManyHopsLeaveOneOwner(t *testing.T) {
 	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
-		f := newFleet(t, r, func(c *Config) { c.ConnectionsPerUser, c.EventsKept = 1, 3**hops+100 })
+		f := newFleet(t, r, patient, func(c *Config) { c.ConnectionsPerUser, c.EventsKept = 1, 3**hops+100 })
 		gs := []*gateway{f.gateway("a"), f.gateway("b"), f.gateway("c")}
 		var left []*Entry
 		var last *Entry

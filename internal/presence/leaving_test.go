@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"chatgate/internal/gatewaytest"
 	"chatgate/internal/keyspace"
 )
@@ -50,6 +52,27 @@ func TestAGatewayThatLeftIsGone(t *testing.T) {
 			t.Errorf("%d connections were left to be reaped", n)
 		}
 	})
+}
+
+// slow delays every call of one script.
+type slow struct {
+	script *redis.Script
+	by     time.Duration
+}
+
+func (*slow) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (*slow) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (s *slow) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() == "evalsha" && fmt.Sprint(cmd.Args()[1]) == s.script.Hash() {
+			<-time.After(s.by)
+		}
+		return next(ctx, cmd)
+	}
 }
 
 // Removals that are on their way to Redis count as undone.

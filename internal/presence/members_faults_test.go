@@ -79,7 +79,7 @@ func commands(t *testing.T, r *gatewaytest.Redis, what string, do func()) {
 // once; nobody is read twice.
 func TestALargeRoomIsReadWholeWhileMembersComeAndGo(t *testing.T) {
 	onRedis(t, []gatewaytest.Kind{gatewaytest.Standalone, gatewaytest.Cluster}, func(t *testing.T, r *gatewaytest.Redis) {
-		f := newFleet(t, r, func(c *Config) { c.Timeout = patience })
+		f := newFleet(t, r, patient, func(c *Config) { c.Timeout = patience })
 		all := []*gateway{f.gateway("a"), f.gateway("b"), f.gateway("c")}
 		stay, n := []string{}, 10_000
 		if r.Kind == gatewaytest.Cluster {

@@ -216,7 +216,7 @@ func TestAUserIsInARoomOnce(t *testing.T) {
 // Others do it the other way round, many at once. Nothing but who is there is left.
 func TestAThousandHopsLeaveNoGhostMember(t *testing.T) {
 	eachRedis(t, func(t *testing.T, r *gatewaytest.Redis) {
-		f := newFleet(t, r)
+		f := newFleet(t, r, patient)
 		all := []*gateway{f.gateway("a"), f.gateway("b"), f.gateway("c")}
 		hops, hoppers := 1000, 8
 		if r.Kind == gatewaytest.Embedded {

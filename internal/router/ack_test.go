@@ -80,6 +80,7 @@ func TestGatewayWhoseLeaseIsOverCountsAsNotReached(t *testing.T) {
 func TestForbiddenPublishIsOnlyStored(t *testing.T) {
 	for _, kind := range realKinds {
 		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
 			r := gatewaytest.Shared(t, kind)
 			net := newCluster(t, r)
 			a, b := net.gateway("a"), net.gateway("b")

@@ -246,6 +246,7 @@ func TestStarvedSubscriptionIsMadeAnew(t *testing.T) {
 func TestCutSubscriptionsAreMadeAnew(t *testing.T) {
 	for _, kind := range realKinds {
 		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
 			r := gatewaytest.Shared(t, kind)
 			net := newCluster(t, r)
 			a, b := net.gateway("a"), net.gateway("b")

@@ -132,6 +132,7 @@ func TestRecordsAreKnownForTenMinutesAndSweptThen(t *testing.T) {
 func TestRecordsStayBounded(t *testing.T) {
 	for _, kind := range []gatewaytest.Kind{gatewaytest.Embedded, gatewaytest.Standalone} {
 		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
 			net := newCluster(t, gatewaytest.Shared(t, kind))
 			a := net.gateway("a")
 			last := make(map[string]Result)

@@ -19,11 +19,12 @@ import (
 
 // Faults of real servers. Their figures are times, so they run without the race detector.
 
-// refusedWithin is how long a sender may wait for a Redis that does not answer. The figure is 300 ms; the rest is for a busy machine.
-const refusedWithin = 300*time.Millisecond + 250*time.Millisecond
-
-// unknownWithin is how long the batch in flight may wait: three attempts of a third of a second.
-const unknownWithin = time.Second + 500*time.Millisecond
+const (
+	// refusedWithin is how long a sender may wait for a Redis that does not answer. The figure is 300 ms; the rest is for a busy machine.
+	refusedWithin = 300*time.Millisecond + 250*time.Millisecond
+	// unknownWithin is how long the batch in flight may wait: three attempts of a third of a second.
+	unknownWithin = time.Second + 500*time.Millisecond
+)
 
 // Redis hangs (SIGSTOP) under load. The batch in flight ends as unknown, everybody else is refused quickly and then at once; every
 // message is answered exactly once. Redis goes on: so do the gateways, nobody restarts anything, and offsets have no holes. What was
@@ -31,7 +32,8 @@ const unknownWithin = time.Second + 500*time.Millisecond
 func TestRedisThatHangs(t *testing.T) {
 	for _, kind := range realKinds {
 		t.Run(string(kind), func(t *testing.T) {
-			r := gatewaytest.Shared(t, kind)
+			t.Parallel()
+			r, within := gatewaytest.Shared(t, kind), gatewaytest.Busier(t)
 			net := newCluster(t, r)
 			starving := func(s *settings) { s.router.Starved = 1500 * time.Millisecond }
 			a, b := net.gateway("a", prompt, starving), net.gateway("b", prompt, starving)
@@ -46,7 +48,7 @@ func TestRedisThatHangs(t *testing.T) {
 			waited := 0
 			for i := 0; time.Since(paused) < 3*time.Second; i++ {
 				s := a.send("alice", "bob", "m"+strconv.Itoa(i), `0`)
-				if all = append(all, s); !s.answered() && s.at.Sub(all[0].at) > refusedWithin {
+				if all = append(all, s); !s.answered() && s.at.Sub(all[0].at) > within(refusedWithin) {
 					waited++
 				}
 				<-time.After(5 * time.Millisecond)
@@ -59,7 +61,7 @@ func TestRedisThatHangs(t *testing.T) {
 					t.Errorf("message %s: %s from a Redis that hangs", s.ID, s.result.text())
 				case e.Code == protocol.CodeUnknown:
 					unknown = append(unknown, s)
-					if s.took > unknownWithin {
+					if s.took > within(unknownWithin) {
 						t.Errorf("the outcome of %s was unknown after %v", s.ID, s.took)
 					}
 				case e.Code == protocol.CodeUnavailable:
@@ -69,7 +71,7 @@ func TestRedisThatHangs(t *testing.T) {
 					t.Errorf("message %s: %s", s.ID, s.result.text())
 				}
 			}
-			if slowest > refusedWithin {
+			if slowest > within(refusedWithin) {
 				t.Errorf("a refusal took %v", slowest)
 			}
 			// One may come just between the end of the batch and the first probe.
@@ -94,7 +96,7 @@ func TestRedisThatHangs(t *testing.T) {
 				return first.answer().Err == nil
 			})
 			t.Logf("first ack %v after Redis went on", time.Since(resumed))
-			if d := time.Since(resumed); d > 3*time.Second {
+			if d := time.Since(resumed); d > within(3*time.Second) {
 				t.Errorf("acknowledged %v after Redis went on", d)
 			}
 			// Redis may have carried out, when it woke, what had been given up.
@@ -143,7 +145,8 @@ func TestRedisThatHangs(t *testing.T) {
 func TestRedisThatIsKilled(t *testing.T) {
 	for _, kind := range []gatewaytest.Kind{gatewaytest.Standalone, gatewaytest.Cluster} {
 		t.Run(string(kind), func(t *testing.T) {
-			r := gatewaytest.Shared(t, kind)
+			t.Parallel()
+			r, within := gatewaytest.Shared(t, kind), gatewaytest.Busier(t)
 			net := newCluster(t, r)
 			a, b := net.gateway("a", prompt), net.gateway("b", prompt)
 			bob := b.connect("bob")
@@ -154,19 +157,17 @@ func TestRedisThatIsKilled(t *testing.T) {
 			killed := a.send("alice", "bob", "killed", `0`)
 			killed.wantCode(protocol.CodeUnavailable)
 			t.Logf("the first message was refused after %v", killed.took)
-			if killed.took > refusedWithin {
+			if killed.took > within(refusedWithin) {
 				t.Errorf("the first message was refused after %v", killed.took)
 			}
 			eventually(t, "a knows", a.router.Degraded)
-			slowest := time.Duration(0)
 			for i := range 200 {
 				s := a.send("alice", "bob", "m"+strconv.Itoa(i), `0`)
+				if !s.answered() {
+					t.Errorf("message %s was not refused at once", s.ID)
+				}
 				s.wantCode(protocol.CodeUnavailable)
-				slowest = max(slowest, s.took)
 				<-time.After(2 * time.Millisecond)
-			}
-			if slowest > 50*time.Millisecond {
-				t.Errorf("a refusal took %v", slowest)
 			}
 			if err := r.Restart(); err != nil {
 				t.Fatal(err)
@@ -178,7 +179,7 @@ func TestRedisThatIsKilled(t *testing.T) {
 				return first.answer().Err == nil
 			})
 			t.Logf("first ack %v after Redis was ready", time.Since(restarted))
-			if d := time.Since(restarted); d > 2*time.Second {
+			if d := time.Since(restarted); d > within(2*time.Second) {
 				t.Errorf("acknowledged %v after Redis was ready", d)
 			}
 			// What had been acknowledged comes first: it is stored again before anything newer.
@@ -201,7 +202,8 @@ func TestRedisThatIsKilled(t *testing.T) {
 // The master of a Sentinel group dies. Messages are refused until another one is promoted, and then stored under the offsets behind the
 // last, in another epoch.
 func TestSentinelFailover(t *testing.T) {
-	r := gatewaytest.StartSentinel(t)
+	t.Parallel()
+	r, within := gatewaytest.StartSentinel(t), gatewaytest.Busier(t)
 	net := newCluster(t, r)
 	a, b := net.gateway("a", prompt), net.gateway("b", prompt)
 	bob := b.connect("bob")
@@ -229,7 +231,7 @@ func TestSentinelFailover(t *testing.T) {
 		return false
 	})
 	t.Logf("first ack %v after the kill, slowest refusal %v", time.Since(killed), slowest)
-	if slowest > unknownWithin {
+	if slowest > within(unknownWithin) {
 		t.Errorf("a refusal took %v", slowest)
 	}
 	// What was unknown meanwhile may be stored, so the offset is 2 at least.
@@ -246,7 +248,8 @@ func TestSentinelFailover(t *testing.T) {
 
 // Signals too are refused quickly while Redis hangs.
 func TestSignalsToARedisThatHangs(t *testing.T) {
-	r := gatewaytest.Shared(t, gatewaytest.Standalone)
+	t.Parallel()
+	r, within := gatewaytest.Shared(t, gatewaytest.Standalone), gatewaytest.Busier(t)
 	net := newCluster(t, r)
 	a, b := net.gateway("a", prompt), net.gateway("b", prompt)
 	bob := b.connect("bob")
@@ -265,7 +268,7 @@ func TestSignalsToARedisThatHangs(t *testing.T) {
 		slowest = max(slowest, s.took)
 	}
 	t.Logf("%d signals refused within %v", len(all), slowest)
-	if slowest > refusedWithin {
+	if slowest > within(refusedWithin) {
 		t.Errorf("a refusal took %v", slowest)
 	}
 	if err := r.Resume(); err != nil {
@@ -282,6 +285,7 @@ func TestSignalsToARedisThatHangs(t *testing.T) {
 func TestNodeThatDiesBehindTheCallLeavesTheOutcomeUnknown(t *testing.T) {
 	for _, kind := range []gatewaytest.Kind{gatewaytest.Standalone, gatewaytest.Cluster} {
 		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
 			net := newCluster(t, gatewaytest.Shared(t, kind))
 			line := &brokenLine{}
 			net.dialer = line.dial

@@ -60,7 +60,7 @@ func (x *tap) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		x.mu.Lock()
 		x.calls[cmd.Name()]++
-		held, before, after, refuse := x.held, x.before, x.after, x.refuse
+		held, before := x.held, x.before
 		x.mu.Unlock()
 		if n := cmd.Name(); n != "evalsha" && n != "eval" {
 			return next(ctx, cmd) // a new connection introduces itself
@@ -76,6 +76,9 @@ func (x *tap) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 				return ctx.Err()
 			}
 		}
+		x.mu.Lock()
+		after, refuse := x.after, x.refuse // also those that were set while it was held
+		x.mu.Unlock()
 		if refuse != nil {
 			if err := refuse(ctx, cmd); err != nil {
 				return err

@@ -42,6 +42,7 @@ func (g *gateway) acknowledged(from, to protocol.UserID, id string) Result {
 // Redis keeps nothing on disk and is killed. Whatever was acknowledged comes again before anything newer, in its order and once; bob, who
 // stayed, is told that history changed, and gets it at its new place. So he does the second time, right behind the first.
 func TestLostMessagesAreStoredAgain(t *testing.T) {
+	t.Parallel()
 	r := gatewaytest.StartRedis(t)
 	net := newCluster(t, r)
 	a, b := net.gateway("a"), net.gateway("b")
@@ -102,6 +103,7 @@ func (c *client) wantOnce(want []string) {
 
 // Redis was away for longer than messages are kept to be sent again: what counts is how old they were when it went.
 func TestLongOutageLosesNothing(t *testing.T) {
+	t.Parallel()
 	r := gatewaytest.StartRedis(t)
 	a := newCluster(t, r).gateway("a", func(s *settings) { s.router.HealFor = 2 * time.Second })
 	a.send("alice", "bob", "m1", `1`).wantStored(1)
@@ -112,6 +114,7 @@ func TestLongOutageLosesNothing(t *testing.T) {
 
 // Nobody sends anything. The pulse tells the other history, and the lane heals by itself, also when it was refusing at that moment.
 func TestIdleLaneHealsByThePulse(t *testing.T) {
+	t.Parallel()
 	r := gatewaytest.StartRedis(t)
 	net := newCluster(t, r)
 	a := net.gateway("a")
@@ -126,6 +129,7 @@ func TestIdleLaneHealsByThePulse(t *testing.T) {
 
 // Redis writes everything to disk before it answers. After a crash nothing is missing: it is sent again, known, and stored once.
 func TestSurvivingLogHasNothingTwice(t *testing.T) {
+	t.Parallel()
 	r := gatewaytest.StartRedis(t, "--appendonly", "yes", "--appendfsync", "always")
 	net := newCluster(t, r)
 	a, b := net.gateway("a"), net.gateway("b")
@@ -156,7 +160,8 @@ func text(b []byte) string { return string(bytes.TrimSpace(b)) }
 // Redis is killed while nobody sends: the pulse finds out, and the first sender is refused at once. When Redis is back, senders are
 // answered within moments.
 func TestMissedPulseRefusesAtOnce(t *testing.T) {
-	r := gatewaytest.StartRedis(t)
+	t.Parallel()
+	r, within := gatewaytest.StartRedis(t), gatewaytest.Busier(t)
 	a := newCluster(t, r).gateway("a")
 	a.send("alice", "bob", "m1", `1`).wantStored(1)
 	if err := r.Kill(); err != nil {
@@ -166,7 +171,7 @@ func TestMissedPulseRefusesAtOnce(t *testing.T) {
 	eventually(t, "a knows", a.router.Degraded)
 	t.Logf("a knows %v after the kill", time.Since(killed))
 	s := a.send("alice", "bob", "m2", `2`)
-	if e := s.wantCode(protocol.CodeUnavailable); e.RetryAfterMs <= 0 || s.took > 50*time.Millisecond {
+	if atOnce, e := s.answered(), s.wantCode(protocol.CodeUnavailable); e.RetryAfterMs <= 0 || !atOnce {
 		t.Errorf("refused after %v, again after %d ms", s.took, e.RetryAfterMs)
 	}
 	if err := r.Restart(); err != nil {
@@ -175,13 +180,14 @@ func TestMissedPulseRefusesAtOnce(t *testing.T) {
 	back := time.Now()
 	a.acknowledged("alice", "bob", "m2")
 	t.Logf("first ack %v after Redis is back", time.Since(back))
-	if d := time.Since(back); d > 500*time.Millisecond {
+	if d := time.Since(back); d > within(time.Second) {
 		t.Errorf("acknowledged %v after Redis was back", d)
 	}
 }
 
 // Without healing nothing is kept and nothing comes again, and what is newer is stored at once.
 func TestHealingCanBeSwitchedOff(t *testing.T) {
+	t.Parallel()
 	r := gatewaytest.StartRedis(t)
 	a := newCluster(t, r).gateway("a", func(s *settings) { s.router.HealFor = 0 })
 	a.send("alice", "bob", "m1", `1`).wantStored(1)
@@ -196,6 +202,7 @@ func TestHealingCanBeSwitchedOff(t *testing.T) {
 // A quiet gateway acknowledged something long ago, and others have filled the log since, so that nothing there knows it any more. Redis is
 // restarted and lost nothing. What is too old to have been lost is not sent again, or it would stand there twice.
 func TestOldMessagesAreNotSentAgain(t *testing.T) {
+	t.Parallel()
 	r := gatewaytest.StartRedis(t, "--appendonly", "yes", "--appendfsync", "always")
 	net := newCluster(t, r)
 	const heal = 300 * time.Millisecond
@@ -225,6 +232,7 @@ func TestOldMessagesAreNotSentAgain(t *testing.T) {
 
 // Redis loses the same messages twice, and is away for longer each time than they are kept: what was sent again counts as young.
 func TestWhatWasSentAgainIsSentOnceMore(t *testing.T) {
+	t.Parallel()
 	r := gatewaytest.StartRedis(t)
 	net := newCluster(t, r)
 	const heal = 500 * time.Millisecond
@@ -286,6 +294,7 @@ func TestRecentIsBounded(t *testing.T) {
 
 // A call that heals is bounded like any other.
 func TestHealingCallsAreBounded(t *testing.T) {
+	t.Parallel()
 	r := gatewaytest.StartRedis(t)
 	net := newCluster(t, r)
 	a := net.gateway("a")
@@ -306,6 +315,7 @@ func TestHealingCallsAreBounded(t *testing.T) {
 
 // Redis loses all it had, and what was acknowledged is sent again: its events too, each once.
 func TestHealedMessagesHaveTheirEvents(t *testing.T) {
+	t.Parallel()
 	r := gatewaytest.StartRedis(t)
 	net := newCluster(t, r)
 	a := net.gateway("a", withEvents)

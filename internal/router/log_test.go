@@ -85,6 +85,7 @@ func TestEpochRollsWhenRedisIsRestarted(t *testing.T) {
 func TestOffsetsGoOnOverEveryRoll(t *testing.T) {
 	for _, kind := range realKinds {
 		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
 			r := gatewaytest.Shared(t, kind)
 			net := newCluster(t, r)
 			a := net.gateway("a")
@@ -126,6 +127,7 @@ func TestOffsetsGoOnOverEveryRoll(t *testing.T) {
 func TestTwoGatewaysAgreeOnTheNewEpoch(t *testing.T) {
 	for _, kind := range realKinds {
 		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
 			r := gatewaytest.Shared(t, kind)
 			net := newCluster(t, r)
 			a, b := net.gateway("a"), net.gateway("b")
