@@ -77,7 +77,7 @@ type API struct {
 	// Any goroutine.
 	keys      atomic.Pointer[[]*key]
 	underWay  atomic.Int64
-	answering atomic.Int64 // calls that are not answered to the end; traces are not among them
+	answering atomic.Int64 // calls that have begun to do something and are not answered; traces are not among them
 	ending    atomic.Bool  // no call is begun any more
 	tracing   atomic.Int64 // traces that are told
 	wrongKeys atomic.Uint64
@@ -97,9 +97,6 @@ func New(cfg Config) (*API, error) {
 // ServeHTTP answers one call. It must be given the path as it came: a mux that cleans it would make another of a user called "..".
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
-	unanswered := int64(1)
-	a.answering.Add(unanswered) // before it is looked whether the gateway is about to end
-	defer func() { a.answering.Add(-unanswered) }()
 	problem.Guard(w.Header())
 	if r.Body != http.NoBody {
 		// The listener itself has no such deadline, because profiles take long. Without one a body that never comes would hold the connection for ever,
@@ -107,14 +104,14 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).SetReadDeadline(began.Add(a.cfg.BodyTime))
 	}
 	c := call{api: a, operation: noOperation, by: "none"}
+	defer c.over()
 	status, answer := c.serve(w, r)
 	if r.Body != http.NoBody {
 		w.Header().Set("Connection", "close") // or net/http would wait for the rest of it before it answers
 	}
 	x, inLines := answer.(lined)
 	if inLines {
-		unanswered = 0
-		a.answering.Add(-1)
+		c.over()
 		status = x.tell(w, r)
 	}
 	a.calls.count(c.operation, status)
@@ -144,6 +141,7 @@ type call struct {
 	api       *API
 	operation string
 	by        string
+	begun     bool // it is counted in answering
 }
 
 // serve returns the status and the answer: a *Problem, or what the operation returned.
@@ -157,10 +155,6 @@ func (c *call) serve(w http.ResponseWriter, r *http.Request) (int, any) {
 
 func (c *call) run(w http.ResponseWriter, r *http.Request) (any, *Problem) {
 	a := c.api
-	if a.ending.Load() {
-		w.Header().Set("Connection", "close")
-		return nil, refuse(CodeOverloaded, "the gateway is about to end: ask another one").after(awhile)
-	}
 	if a.underWay.Add(1) > a.cfg.MostCalls {
 		a.underWay.Add(-1)
 		return nil, refuse(CodeOverloaded, "too many calls are under way").after(awhile)
@@ -206,7 +200,26 @@ func (c *call) run(w http.ResponseWriter, r *http.Request) (any, *Problem) {
 	if p != nil {
 		return nil, p
 	}
+	if !c.begin() {
+		w.Header().Set("Connection", "close")
+		return nil, refuse(CodeOverloaded, "the gateway is about to end: ask another one").after(awhile)
+	}
 	return a.do(r.Context(), o, request)
+}
+
+// begin counts the call among those that Finish waits for; false: the gateway is about to end.
+func (c *call) begin() bool {
+	c.api.answering.Add(1) // before it is looked
+	c.begun = true
+	return !c.api.ending.Load()
+}
+
+// over may be called twice.
+func (c *call) over() {
+	if c.begun {
+		c.begun = false
+		c.api.answering.Add(-1)
+	}
 }
 
 // command makes a call that comes from the stream of commands: the operation's name, and one JSON object with all that HTTP has in path,

@@ -44,7 +44,7 @@ type Message struct {
 	From    protocol.UserID `json:"from" doc:"Who sent it." example:"system"`
 	To      protocol.UserID `json:"to,omitempty" doc:"The user it was for; or room."`
 	Room    protocol.RoomID `json:"room,omitempty" doc:"The room it was for; or to."`
-	Content json.RawMessage `json:"content" doc:"Any JSON value." example:"{\"text\":\"hello\"}"`
+	Content json.RawMessage `json:"content" doc:"Any JSON value; white space between its parts may be gone." example:"{\"text\":\"hello\"}"`
 	Ts      int64           `json:"ts" doc:"When it was taken, ms since 1970." example:"1795305600000"`
 	Own     bool            `json:"own,omitempty" doc:"A copy in the log of its sender."`
 	Epoch   string          `json:"epoch" doc:"The log's epoch." example:"vZ3kq0aTn1c"`

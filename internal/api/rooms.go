@@ -64,7 +64,7 @@ var joinRooms = on(operation{
 var leaveRooms = on(operation{
 	Name: "leaveRooms", Method: "POST", Path: "/users/{user}/leave", Scope: ScopeControl,
 	Summary:     "Take a user's connections out of rooms",
-	Description: "Also out of those that they joined by themselves. Nothing keeps them from joining again but a token that does not allow it." + roomsText,
+	Description: "Also out of those that they joined by themselves. Nothing keeps them from joining again but a token that does not allow it. The list of who is in a room follows a moment later." + roomsText,
 	Codes:       []Code{CodeTooLarge, CodeUnavailable},
 }, func(a *API, ctx context.Context, q *RoomsRequest) (*RoomsAnswer, error) {
 	return a.place(ctx, q, protocol.VerbLeave)

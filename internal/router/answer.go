@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"runtime/debug"
 	"time"
 
 	"chatgate/internal/protocol"
@@ -65,6 +66,13 @@ func (x *questions) do(q queued) {
 	// the whole gateway is not taken for silent.
 	ctx, cancel := context.WithDeadline(x.router.ctx, until.Add(-min(until.Sub(q.at)/4, answerMargin)))
 	defer cancel()
+	// A panic ends the question and not the gateway, as with a call over HTTP: what is asked of all gateways would end all of them.
+	// Its asker names this one as silent.
+	defer func() {
+		if r := recover(); r != nil {
+			x.router.cfg.Log.Error("a question panicked", "verb", string(q.Verb), "from", string(q.Asker), "err", r, "stack", string(debug.Stack()))
+		}
+	}()
 	x.router.counts.asked.Add(1)
 	if q.Verb == protocol.VerbTrace {
 		x.router.answerTrace(a)

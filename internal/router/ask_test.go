@@ -312,6 +312,28 @@ func TestWhoWaitsForAnAnswerHoldsUpNobody(t *testing.T) {
 	}
 }
 
+// What b finds in a question makes it panic. It is named as silent, and goes on: the next question is answered.
+func TestAQuestionThatPanicsEndsNothingElse(t *testing.T) {
+	net := newCluster(t, gatewaytest.Shared(t, gatewaytest.Embedded))
+	a := net.gateway("a")
+	b := net.gateway("b", answering, func(s *settings) {
+		answer := s.router.OnQuestion
+		s.router.OnQuestion = func(ctx context.Context, x *Asked) bool {
+			if x.Body == "poison" {
+				panic(x.Body)
+			}
+			return answer(ctx, x)
+		}
+	})
+	got, err := a.router.Ask(context.Background(), Question{Verb: "load", Body: []byte("poison"), To: gatewayIDs(b)})
+	if want := (Missing{b.id, MissingSilent}); err != nil || len(got.Missing) != 1 || got.Missing[0] != want {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err := a.router.Ask(context.Background(), patient(Question{Verb: "load", To: gatewayIDs(b)})); err != nil || len(got.Answers) != 1 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 // All who work on questions are busy when a trace is asked for, and its caller leaves before one of them has come to it. Nobody would listen: it does not begin.
 func TestATraceThatIsCalledOffBeforeItBeginsDoesNotBegin(t *testing.T) {
 	busy := make(chan struct{}, questionWorkers)
