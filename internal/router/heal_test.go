@@ -45,7 +45,8 @@ func TestLostMessagesAreStoredAgain(t *testing.T) {
 	t.Parallel()
 	r := gatewaytest.StartRedis(t)
 	net := newCluster(t, r)
-	a, b := net.gateway("a"), net.gateway("b")
+	a := net.gateway("a", func(s *settings) { s.router.HealFor = patience }) // however long a busy machine takes for 200 messages
+	b := net.gateway("b")
 	bob := b.connect("bob")
 	var want []string
 	var all []*sent
