@@ -119,6 +119,7 @@ func TestAListOfConnectionsIsCompleteOrNotGiven(t *testing.T) {
 func TestWhetherEveryoneWasToldMayBeUnknown(t *testing.T) {
 	eachKind(t, func(t *testing.T, r *gatewaytest.Redis) {
 		n := start(t, r)
+		eventually(t, "the gateway hears its channel", n.cfg.Router.Listening)
 		everyone := func(status int, code Code) {
 			t.Helper()
 			wantCode(t, n.call(t, status, "POST", "/messages", `{"everyone":true,"content":1}`), code)
