@@ -207,6 +207,8 @@ func (d *deliverer) sequence(number, before uint64) {
 	if d.heard && before != d.number {
 		if before > d.number {
 			d.router.counts.missedPublishes.Add(before - d.number)
+		} else {
+			d.expected = 0 // was of the count before
 		}
 		d.check()
 	}
@@ -223,7 +225,7 @@ func (d *deliverer) pulse(number uint64, line string) {
 	}
 	if number < d.pulseNumber {
 		// Redis lost its count, and who knows what else.
-		d.number = number
+		d.number, d.expected = number, 0
 		d.check()
 	}
 	d.pulseNumber = number
