@@ -143,12 +143,14 @@ func TestAnOrderThatRedisHasIsUnknownAndNotUndone(t *testing.T) {
 }
 
 // Two gateways are told to end while they wait for one that stands still: the first for a backend that called it, the other for a command. Nobody is with them,
-// so they could end at once; whoever has begun something with them hears what came of it all the same.
+// so they could end at once; whoever has begun something with them hears what came of it all the same. The command can only be done when the one that stood still
+// goes on: cut off, it would be left to whoever takes it over.
 func TestAGatewayThatEndsAnswersForWhatItHasInHand(t *testing.T) {
 	t.Parallel()
 	r := StartRedis(t)
-	called, taking := StartGateway(t, r, Options{Name: "called"}), StartGateway(t, r, Options{Name: "taking", Flags: []string{"--api.commands=control"}})
-	still := StartGateway(t, r, Options{Name: "still"})
+	called := StartGateway(t, r, Options{Name: "called"})
+	taking := StartGateway(t, r, Options{Name: "taking", Flags: []string{"--api.commands=control", "--api.deadline=15s", "--api.takeover=45s"}})
+	still := StartGateway(t, r, Options{Name: "still", Flags: []string{"--cluster.lease=20s", "--cluster.quiet=20s"}}) // not dead meanwhile
 	bob, carol := Connect(t, still.WS(), "bob").ConnID(), Connect(t, still.WS(), "carol").ConnID()
 	still.Pause()
 	type answered struct {
@@ -160,28 +162,30 @@ func TestAGatewayThatEndsAnswersForWhatItHasInHand(t *testing.T) {
 		x, err := called.callOnce("POST", "/connections/"+bob+"/disconnect", "")
 		answer <- answered{x, err}
 	}()
-	// On a very busy machine both may be over before anybody has seen them: then nothing is proven, and nothing is wrong.
+	// On a very busy machine the call may be over before anybody has seen it: then nothing is proven of it, and nothing is wrong.
 	wantWithin(t, 4*Deadline, func() bool {
 		n, err := called.metric("gateway_api_calls_under_way")
 		return err == nil && n == 1 || len(answer) == 1
 	})
 	called.Term()
-	command := r.command(t, "op", "disconnectConnection", "reply", "r", "body", `{"id":"`+carol+`"}`)
+	command := r.command(t, "op", "setMeta", "reply", "r", "body", `{"id":"`+carol+`","meta":{"seat":7}}`)
 	wantWithin(t, 4*Deadline, func() bool {
 		n, err := r.inHand("")
-		replies, err2 := r.commandReplies("r")
-		return err == nil && n == 1 || err2 == nil && len(replies) == 1
+		return err == nil && n == 1
 	})
 	taking.Term()
 	if x := <-answer; x.err != nil || x.Status != 207 {
 		t.Errorf("the call was answered %v, %v", x.Answered, x.err)
 	}
-	for _, g := range []*Gateway{called, taking} {
+	exits := func(g *Gateway) {
 		if code, err := g.ExitCode(4 * Deadline); err != nil || code != 0 {
 			t.Errorf("%s ended with %d, %v", g.Name, code, err)
 		}
 	}
-	if replies, err := r.commandReplies("r"); err != nil || len(replies[command]) != 1 || replies[command][0].Status != 207 {
+	exits(called)
+	still.Resume()
+	exits(taking)
+	if replies, err := r.commandReplies("r"); err != nil || len(replies[command]) != 1 || replies[command][0].Status != 200 {
 		t.Errorf("the command was answered %+v, %v", replies, err)
 	}
 }

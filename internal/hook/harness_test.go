@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"sync"
 	"testing"
@@ -265,4 +267,22 @@ func (w *world) wantSettled(nodes ...*node) (sum SinkStats) {
 		return nil
 	})
 	return sum
+}
+
+// silentServer takes what is sent to it and answers nothing. It returns its URL.
+func silentServer(t *testing.T) string {
+	t.Helper()
+	done := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // else it doesn't notice that the client is gone
+		select {
+		case <-r.Context().Done():
+		case <-done:
+		}
+	}))
+	t.Cleanup(func() {
+		close(done)
+		server.Close()
+	})
+	return server.URL
 }

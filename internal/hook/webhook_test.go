@@ -302,19 +302,9 @@ func TestAReceiverThatTakesLessAtATimeGetsLess(t *testing.T) {
 // Each time a receiver leaves a batch without an answer, the next one is smaller.
 func TestEachSilenceMakesTheNextBatchSmaller(t *testing.T) {
 	t.Parallel()
-	done := make(chan struct{})
-	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		select {
-		case <-r.Context().Done():
-		case <-done:
-		}
-	}))
-	defer server.Close()
-	defer close(done)
 	s := sinkNamed("web", Filter{})
 	s.Timeout = 10 * time.Millisecond
-	s.Webhook = &WebhookConfig{URL: server.URL, Secret: secret, Allow: []string{"127.0.0.1"}}
+	s.Webhook = &WebhookConfig{URL: silentServer(t), Secret: secret, Allow: []string{"127.0.0.1"}}
 	to, err := newWebhook(&s)
 	if err != nil {
 		t.Fatal(err)
