@@ -166,36 +166,3 @@ func readCommand(in *bufio.Reader) ([]string, error) {
 	}
 	return words, nil
 }
-
-// Redis is far away, so that a start takes its time. Whoever is sent to a gateway as soon as it says that it is ready is let in.
-func TestWhoeverComesToAReadyGatewayIsLetIn(t *testing.T) {
-	t.Parallel()
-	r := StartRedis(t)
-	w := StartWire(t, r.Nodes[0].Addr)
-	w.Delay(100 * time.Millisecond) // each way
-	for range 3 {                   // now and then the moment between the two is too short to be met
-		g := NewGateway(t, r.Through(w), Options{Flags: []string{"--cluster.pulse-interval=50ms", "--cluster.lease=3s"}})
-		if err := g.Launch(); err != nil {
-			t.Fatal(err)
-		}
-		ready := func() error {
-			status, _, err := g.Get("/readyz")
-			if err == nil && status != http.StatusOK {
-				err = fmt.Errorf("it answers %d", status)
-			}
-			return err
-		}
-		tick := time.NewTicker(5 * time.Millisecond) // the first moment counts, and Poll looks ever more rarely
-		for until := time.Now().Add(2 * startDeadline); ready() != nil; <-tick.C {
-			if time.Now().After(until) {
-				t.Fatal(ready())
-			}
-		}
-		c, err := Dial(g.WS(), nil)
-		if err != nil {
-			t.Fatalf("it says that it is ready, and then: %v", err)
-		}
-		c.Cut()
-		tick.Stop()
-	}
-}
